@@ -1,0 +1,1 @@
+//! Sequences and sampling: token ids in, token ids out.

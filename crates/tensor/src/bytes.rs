@@ -1,0 +1,67 @@
+use std::{fmt, fs::File, io, ops::Range, sync::Arc};
+
+/// Immutable bytes, mapped from a file or owned, shared by reference count. Slicing copies nothing.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Owner,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Mapped(Arc<memmap2::Mmap>),
+    Owned(Arc<Vec<u8>>),
+}
+
+impl Bytes {
+    /// Maps a whole file read-only.
+    ///
+    /// # Errors
+    /// What the operating system says when the file cannot be mapped.
+    #[expect(unsafe_code, reason = "mapping a file")]
+    pub fn map(file: &File) -> io::Result<Bytes> {
+        // SAFETY: the mapping is private and read-only. A file that another process truncates while it is mapped
+        // raises SIGBUS on access, as for every program that maps its input; nothing here can turn that into an error.
+        let map = unsafe { memmap2::Mmap::map(file)? };
+        let len = map.len();
+        Ok(Bytes { owner: Owner::Mapped(Arc::new(map)), range: 0..len })
+    }
+
+    /// The part at `range`, or `None` when it does not lie inside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Bytes> {
+        let end = self.range.start.checked_add(range.end)?;
+        if range.start > range.end || end > self.range.end {
+            return None;
+        }
+        Some(Bytes { owner: self.owner.clone(), range: self.range.start + range.start..end })
+    }
+
+    /// True when the bytes lie in a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.owner, Owner::Mapped(_))
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(v: Vec<u8>) -> Bytes {
+        let len = v.len();
+        Bytes { owner: Owner::Owned(Arc::new(v)), range: 0..len }
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        let all: &[u8] = match &self.owner {
+            Owner::Mapped(m) => m,
+            Owner::Owned(v) => v,
+        };
+        &all[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({}{})", self.len(), if self.is_mapped() { ", mapped" } else { "" })
+    }
+}
