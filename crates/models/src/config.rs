@@ -155,7 +155,6 @@ impl Config {
     pub fn rope(&self, style: RopeStyle) -> crate::blocks::RopeSpec {
         crate::blocks::RopeSpec {
             dims: self.rope_dims,
-            start: 0,
             base: self.rope_base,
             scaling: self.rope_scaling.clone(),
             style,

@@ -48,7 +48,7 @@ pub enum Op {
         /// `[heads, out, in]`
         weight: Param,
     },
-    /// Rotary positions on the first `dims` of every head.
+    /// Rotary positions on the first elements of every head, two for each frequency.
     Rope(Rope),
     /// Writes keys and values to the cache and attends over it. Inputs: q, k, v; or q, k where values are a part of
     /// the keys; or q alone where an earlier layer wrote the cache.
@@ -157,8 +157,6 @@ pub struct LinearPart {
 pub struct Rope {
     /// Elements of a head.
     pub head_dim: usize,
-    /// First element of the head that is rotated.
-    pub start: usize,
     /// Which elements form a pair.
     pub style: RopeStyle,
     /// Angle per position of each pair.

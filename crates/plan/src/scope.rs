@@ -245,7 +245,7 @@ impl<'s> Scope<'_, 's> {
     /// Rotary positions.
     pub fn rope(&mut self, x: Value, rope: Rope) -> Value {
         let width = self.width(x);
-        let end = rope.start + 2 * rope.frequencies.len();
+        let end = 2 * rope.frequencies.len();
         if end > rope.head_dim || !width.is_multiple_of(rope.head_dim) {
             self.reject(format_args!(
                 "rope rotates up to element {end} of heads of {} in rows of {width}",

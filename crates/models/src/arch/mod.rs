@@ -47,6 +47,11 @@ pub static ALL: &[&Arch] = &[
 ];
 
 impl Arch {
+    /// True when a tensor of the folder called `bare` has a place in the network.
+    pub(crate) fn has_name(&self, bare: &str) -> bool {
+        self.names().any(|n| crate::hf::is_match(n.hf, bare))
+    }
+
     /// The tensor names, without those that a later table overrides.
     pub fn names(&self) -> impl Iterator<Item = &'static Name> + '_ {
         let later = |t: usize, hf: &str| self.names[t + 1..].iter().any(|table| table.iter().any(|n| n.hf == hf));

@@ -4,10 +4,8 @@ use allod_plan::{Rope, RopeStyle, Scope, Value};
 /// Rotary positions of one attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
-    /// Elements of a head that are rotated.
+    /// Elements of a head that are rotated: the first.
     pub dims: usize,
-    /// First of them.
-    pub start: usize,
     /// Base of the frequencies.
     pub base: f32,
     /// How they are stretched.
@@ -30,6 +28,6 @@ impl RopeSpec {
             m.reject(format_args!("{table} has {} factors for {} rotated elements", f.len(), self.dims));
         }
         let (list, magnitude) = frequencies(self.dims, self.base, &self.scaling, context, factors.as_deref());
-        m.rope(x, Rope { head_dim, start: self.start, style: self.style, frequencies: list.into(), magnitude })
+        m.rope(x, Rope { head_dim, style: self.style, frequencies: list.into(), magnitude })
     }
 }

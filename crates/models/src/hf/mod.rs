@@ -123,7 +123,8 @@ fn choose(origin: &str, config: Json) -> Result<(&'static Arch, Json), Error> {
 fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeMap<String, Piece>, Error> {
     let mut pieces: BTreeMap<String, Piece> = BTreeMap::new();
     let mut experts: BTreeMap<String, (Fix, BTreeMap<usize, String>)> = BTreeMap::new();
-    for full in files.names() {
+    for (full, _) in files.entries() {
+        let full = full.to_owned();
         let bare = PREFIXES.iter().find_map(|p| full.strip_prefix(p)).unwrap_or(&full);
         if BUFFERS.iter().any(|b| bare.ends_with(b)) && !arch.has_name(bare) {
             continue;
@@ -153,6 +154,11 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeM
         pieces.insert(gguf, Piece { sources: sources.into_values().collect(), fix });
     }
     Ok(pieces)
+}
+
+/// True when `name` is of the kind that `pattern` describes.
+pub(crate) fn is_match(pattern: &str, name: &str) -> bool {
+    matches(pattern, name).is_some()
 }
 
 struct Match {
@@ -207,12 +213,12 @@ impl WeightSource for Folder {
             return Some(TensorInfo { dtype: t.dtype, shape: t.shape.clone() });
         }
         let piece = self.pieces.get(name)?;
-        let one = self.files.info(&piece.sources[0])?;
-        let mut shape = one.shape;
+        let one = self.files.entry(&piece.sources[0])?;
+        let mut shape = one.shape.clone();
         if piece.sources.len() > 1 {
             shape.insert(0, piece.sources.len());
         }
-        Some(TensorInfo { dtype: piece.fix.dtype(one.dtype), shape: piece.fix.shape(shape) })
+        Some(TensorInfo { dtype: piece.fix.dtype(one.dtype.tensor_type()?), shape: piece.fix.shape(shape) })
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, allod_formats::Error> {
@@ -247,6 +253,7 @@ impl Folder {
             field: name.into(),
             expected: "a tensor that the architecture's layout fits".into(),
             found,
+            hint: "the folder holds another model than its config.json describes",
         }
     }
 }
