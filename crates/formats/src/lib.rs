@@ -14,12 +14,14 @@ mod cursor;
 mod error;
 pub mod gguf;
 pub mod json;
+pub mod llama2c;
 pub mod meta;
 pub mod safetensors;
 mod source;
 
 pub use error::Error;
 pub use gguf::Gguf;
+pub use llama2c::Llama2c;
 pub use meta::{Array, Metadata, Value};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, WeightSource};

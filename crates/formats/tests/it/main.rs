@@ -1,1 +1,2 @@
+mod llama2c;
 mod read;
