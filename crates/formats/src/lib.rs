@@ -10,6 +10,7 @@
 //! Files come from anywhere: every count, length and offset is held against the bytes that are there before it is
 //! believed, and what is wrong comes back as an [`Error`] that names it.
 
+pub mod codec;
 mod cursor;
 mod error;
 pub mod gguf;
