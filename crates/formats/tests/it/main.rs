@@ -1,1 +1,3 @@
+mod codec;
+mod llama2c;
 mod read;
