@@ -11,6 +11,14 @@ pub enum PrepareError {
     /// A tensor could not be read.
     #[error(transparent)]
     Source(#[from] allod_formats::Error),
+    /// A tensor's bytes could not be read as numbers.
+    #[error("tensor {name}: {source}")]
+    Decode {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        source: codec::Error,
+    },
     /// A matrix could not be packed.
     #[error("tensor {name}: {source}")]
     Pack {
@@ -49,7 +57,8 @@ impl Prepared {
             Prepared::Matrix(w) => w.decode_row(0, row, out),
             Prepared::Table(t) => {
                 let n = t.row_bytes();
-                codec::decode(t.dtype, &t.data[row * n..(row + 1) * n], out);
+                let read = codec::decode(t.dtype, &t.data[row * n..(row + 1) * n], out);
+                debug_assert!(read.is_ok(), "the shape was checked when the plan was recorded");
             }
             Prepared::Vector(v) => out.copy_from_slice(&v[row * out.len()..(row + 1) * out.len()]),
         }
@@ -93,7 +102,10 @@ pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Re
     let one = |(info, u): (&allod_plan::ParamInfo, &Use)| {
         let t = source.tensor(&info.name)?;
         Ok(match u {
-            Use::Vector => Prepared::Vector(codec::to_f32(&t)?),
+            Use::Vector => {
+                let read = codec::to_f32(&t);
+                Prepared::Vector(read.map_err(|source| PrepareError::Decode { name: info.name.clone(), source })?)
+            }
             Use::Table => Prepared::Table(t),
             Use::Matrix => {
                 let pack = linear::Weights::pack(&t, pool);

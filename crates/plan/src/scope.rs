@@ -113,10 +113,17 @@ impl<'s> Scope<'_, 's> {
     /// itself, such as RoPE factors.
     pub fn constants(&mut self, name: &str) -> Option<Vec<f32>> {
         self.recorder.source.info(name)?;
-        match self.recorder.source.tensor(name).and_then(|t| allod_formats::codec::to_f32(&t)) {
-            Ok(v) => Some(v),
+        let tensor = match self.recorder.source.tensor(name) {
+            Ok(t) => t,
             Err(e) => {
                 self.fail(RecordError::Source(e));
+                return None;
+            }
+        };
+        match allod_formats::codec::to_f32(&tensor) {
+            Ok(v) => Some(v),
+            Err(e) => {
+                self.reject(format_args!("tensor {name}: {e}"));
                 None
             }
         }

@@ -13,7 +13,7 @@ mod ternary;
 
 pub use float::f16_to_f32;
 
-use allod_tensor::DType;
+use allod_tensor::{DType, Tensor};
 
 /// What the codec refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +105,16 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> 
         DType::NVFP4 => blocks(bytes, out, micro::nvfp4),
     }
     Ok(())
+}
+
+/// All values of a tensor.
+///
+/// # Errors
+/// [`Error::Size`] when the tensor's bytes do not fit its shape.
+pub fn to_f32(t: &Tensor) -> Result<Vec<f32>, Error> {
+    let mut out = vec![0.0; t.len()];
+    decode(t.dtype, &t.data, &mut out)?;
+    Ok(out)
 }
 
 /// Encodes whole blocks and appends the bytes.

@@ -55,7 +55,7 @@ pub enum Fix {
 
 /// Counts that a [`Fix`] needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Heads {
+pub(crate) struct Heads {
     /// Query heads.
     pub query: usize,
     /// Key heads.
@@ -122,7 +122,8 @@ fn rows(t: Tensor, heads: usize, from: impl Fn(usize, usize) -> usize) -> Result
 }
 
 fn map(t: &Tensor, f: impl Fn(f32) -> f32) -> Result<Tensor, Error> {
-    let values: Vec<f32> = codec::to_f32(t)?.into_iter().map(f).collect();
+    let values = codec::to_f32(t).map_err(|e| Error::Layout(e.to_string()))?;
+    let values: Vec<f32> = values.into_iter().map(f).collect();
     Ok(Tensor::from_f32(t.shape.clone(), &values))
 }
 
