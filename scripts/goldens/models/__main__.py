@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from . import make, llama_like
+from . import dense, llama_like, make
 
-GOLDENS = [*llama_like.GOLDENS]
+GOLDENS = [*llama_like.GOLDENS, *dense.GOLDENS]
 
 
 def main():
@@ -24,9 +24,17 @@ def main():
     if unknown := set(args.names) - set(known):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     args.out.mkdir(parents=True, exist_ok=True)
+    failed = []
     for name in args.names or known:
-        seed = make.make(known[name], args.out)
-        make.versions(args.out / "versions.json", {name: seed})
+        try:
+            seed = make.make(known[name], args.out)
+        except AssertionError as error:
+            failed.append(error)
+            print(f"FAILED {error}", flush=True)
+        else:
+            make.versions(args.out / "versions.json", {name: seed})
+    if failed:
+        raise SystemExit(f"{len(failed)} failed")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 SEED = 20260101
 #: What may differ from the answer, and what must: fractions of the spread (max - min) of the logits.
-SAME, MOVED = 2e-5, 1e-3
+SAME, MOVED, FAINT = 2e-5, 1e-3, 2e-4
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Golden:
     config: object
     #: dotted config field -> a wrong value, which must move the logits
     moves: dict = field(default_factory=dict)
+    #: the same for what moves them less (the two GELUs are 5e-4 apart at most), but more than tests tolerate
+    faint: dict = field(default_factory=dict)
     #: regular expression on the tensor name -> (mean, std) or a function of (shape, generator)
     init: dict = field(default_factory=dict)
     #: tensors that cannot matter (a key bias without rotary positions drops out of the softmax)
@@ -129,11 +131,12 @@ def changed(config, path, value):
 
 def check_fields(golden, model, ids, logits):
     found = {}
-    for path, value in golden.moves.items():
+    for path, value in (golden.moves | golden.faint).items():
         other = build(golden, changed(golden.config, path, value))
         other.load_state_dict(model.state_dict())
         found[path] = apart(logits, answer(other, ids))
-        assert found[path] > MOVED, f"{golden.name}: {path} = {value} moves the logits by only {found[path]:.1e}"
+        least = MOVED if path in golden.moves else FAINT
+        assert found[path] > least, f"{golden.name}: {path} = {value} moves the logits by only {found[path]:.1e}"
     return found
 
 
