@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from . import dense, llama_like, make
+from . import dense, llama_like, make, moe
 
-GOLDENS = [*llama_like.GOLDENS, *dense.GOLDENS]
+GOLDENS = [*llama_like.GOLDENS, *dense.GOLDENS, *moe.GOLDENS]
 
 
 def main():
