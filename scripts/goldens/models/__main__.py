@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from . import dense, llama_like, make, moe
+from . import dense, encoders, llama_like, make, moe, recurrent
 
-GOLDENS = [*llama_like.GOLDENS, *dense.GOLDENS, *moe.GOLDENS]
+ROOMS = (llama_like, dense, moe, recurrent, encoders)
+GOLDENS = [golden for room in ROOMS for golden in room.GOLDENS]
 
 
 def main():

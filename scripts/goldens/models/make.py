@@ -47,6 +47,8 @@ class Golden:
     #: why decoding with the cache is not compared, if it is not
     uncached: str = ""
     auto: type = AutoModelForCausalLM
+    #: an encoder: its answer is the last hidden state, and vectors pooled from it
+    encoder: bool = False
     #: called with the built model before its answer is taken
     adjust: Callable | None = None
     #: lowest id that a sequence may hold (above the special tokens)
@@ -100,8 +102,9 @@ def sequences(golden, vocabulary, seed):
 
 @torch.no_grad()
 def answer(model, ids):
+    """[sequences, positions, vocabulary] logits, or the hidden states of a model without a head."""
     out = model(input_ids=ids, use_cache=False)
-    return out.logits
+    return out.logits if "logits" in out else out.last_hidden_state
 
 
 @torch.no_grad()
@@ -181,11 +184,11 @@ def check(golden, model, ids, logits):
     moved = check_fields(golden, model, ids, logits)
     exact = apart(logits, answer(copy.deepcopy(model).double(), ids).float())
     assert exact < SAME, f"{golden.name}: f64 differs by {exact:.1e}"
-    if not golden.short:
+    if not golden.short and not golden.encoder:
         part = apart(logits[:, :11], answer(build_like(golden, model), ids[:, :11]))
         assert part < SAME, f"{golden.name}: a prefix alone differs by {part:.1e}"
     cached = float("nan")
-    if not golden.uncached:
+    if not golden.uncached and not golden.encoder:
         cached = apart(logits, decoded(build_like(golden, model), ids))
         assert cached < SAME, f"{golden.name}: token by token differs by {cached:.1e}"
     fields = " ".join(f"{k}:{v:.0e}" for k, v in moved.items())
@@ -228,12 +231,19 @@ def make(golden, root):
         raise reason
     check(golden, model, ids, logits)
 
-    found = {"ids": ids, "logits": logits}
+    found = {"ids": ids, **(pooled(logits) if golden.encoder else {"logits": logits})}
     if golden.short:
         found["ids_short"] = ids[:, : golden.short].clone()
         found["logits_short"] = answer(build_like(golden, model), found["ids_short"])
     save(golden, model, found, root / golden.name)
     return seed
+
+
+def pooled(hidden):
+    """The vectors that sentence-transformers makes of hidden states, and those divided by their length."""
+    vectors = {"mean": hidden.mean(1), "cls": hidden[:, 0], "last": hidden[:, -1]}
+    unit = {f"{k}_normalized": torch.nn.functional.normalize(v, dim=-1) for k, v in vectors.items()}
+    return {"hidden": hidden, **vectors, **unit}
 
 
 def save(golden, model, found, folder):
@@ -244,7 +254,8 @@ def save(golden, model, found, folder):
     again = golden.auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     if hasattr(again, "set_experts_implementation"):
         again.set_experts_implementation("eager")
-    assert torch.equal(answer(again, found["ids"]), found["logits"]), f"{golden.name}: differs after loading"
+    logits = found["hidden" if golden.encoder else "logits"]
+    assert torch.equal(answer(again, found["ids"]), logits), f"{golden.name}: differs after loading"
     if golden.repack:
         golden.repack(folder)
 
