@@ -27,7 +27,7 @@ def dequantize(codes, exponents):
 
 @torch.no_grad()
 def round_experts(model):
-    """Make the experts' matrices representable. Their parameters are [experts, inputs, outputs]; blocks run along inputs."""
+    """Make the experts representable. Parameters are [experts, inputs, outputs]; blocks run along the inputs."""
     for name, tensor in model.named_parameters():
         if EXPERTS.search(name):
             tensor.copy_(dequantize(*quantize(tensor.mT.contiguous())).mT)
