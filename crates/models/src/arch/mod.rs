@@ -47,6 +47,11 @@ pub static ALL: &[&Arch] = &[
 ];
 
 impl Arch {
+    /// True when a row sees only rows before it, so that a sequence may be fed in pieces.
+    pub fn is_causal(&self) -> bool {
+        true
+    }
+
     /// True when a tensor of the folder called `bare` has a place in the network.
     pub(crate) fn has_name(&self, bare: &str) -> bool {
         self.names().any(|n| crate::hf::is_match(n.hf, bare))
