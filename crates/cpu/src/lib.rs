@@ -7,13 +7,16 @@ mod run;
 mod sequences;
 mod weights;
 
-pub use allod_kernels::{isa::Isa, pool::Pool};
+pub use allod_kernels::{
+    attention::{KvError, KvType},
+    isa::Isa,
+    pool::Pool,
+};
 pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
 use allod_kernels::{attention::KvCache, linear};
 use allod_plan::{Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
-use allod_tensor::DType;
 use std::{ops::Range, sync::Arc};
 use weights::Prepared;
 
@@ -33,7 +36,7 @@ pub struct Options {
     /// Pages in the pool. By default as many as one sequence of `context` positions needs.
     pub pages: Option<usize>,
     /// Type of cached keys and values.
-    pub cache_type: DType,
+    pub cache_type: KvType,
     /// Names of values to keep readable after a step (see [`Cpu::tap`]).
     pub taps: Vec<String>,
 }
@@ -47,7 +50,7 @@ impl Default for Options {
             sequences: 1,
             context: 4096,
             pages: None,
-            cache_type: DType::F16,
+            cache_type: KvType::F16,
             taps: vec![],
         }
     }
@@ -55,7 +58,7 @@ impl Default for Options {
 
 /// A model prepared for this machine's CPU.
 pub struct Cpu {
-    plan: Plan,
+    plan: Arc<Plan>,
     pool: Arc<Pool>,
     isa: Isa,
     capacity: Capacity,
@@ -79,7 +82,8 @@ struct Scratch {
     rope: Vec<(allod_plan::Constants, f32, Vec<f32>)>,
     /// Experts chosen, by the value that the plan holds them in.
     experts: Vec<(Value, Vec<u32>)>,
-    linear: linear::Workspace,
+    linear: linear::Scratch,
+    routes: linear::Routes,
 }
 
 impl Cpu {
@@ -105,7 +109,7 @@ impl Cpu {
         let caches = plan.caches().iter().map(|c| sequences::cache(c, options.cache_type, pages));
         Ok(Cpu {
             weights: weights::prepare(plan, source, &pool)?,
-            caches: caches.collect(),
+            caches: caches.collect::<Result<_, _>>()?,
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
             arena: vec![0.0; layout.len()],
             scratch: Scratch::new(plan, limits),
@@ -117,7 +121,7 @@ impl Cpu {
                 context: options.context,
             },
             isa: options.isa,
-            plan: plan.clone(),
+            plan: Arc::new(plan.clone()),
             pool,
             limits,
             layout,
@@ -141,8 +145,12 @@ impl Cpu {
     pub fn bytes(&self) -> [usize; 3] {
         let weights = self.weights.iter().map(Prepared::bytes).sum();
         let states = self.states.iter().map(|s| s.len() * 4).sum::<usize>();
-        let caches = self.caches.iter().map(KvCache::bytes).sum::<usize>();
+        let caches = self.caches.iter().filter_map(|c| Some(c.layout().page_bytes()? * c.pages())).sum::<usize>();
         [weights, caches + states, self.arena.len() * 4]
+    }
+
+    fn ranges<const N: usize>(&self, values: [Value; N]) -> [Range<usize>; N] {
+        values.map(|v| self.range(v, self.last))
     }
 
     fn range(&self, v: Value, rows: RowLimits) -> Range<usize> {
@@ -162,7 +170,8 @@ impl Backend for Cpu {
         self.last =
             RowLimits { tokens: step.tokens.len(), outputs: step.outputs.len(), sequences: step.sequences.len() };
         self.prepare_step(step);
-        for node in 0..self.plan.nodes().len() {
+        let plan = Arc::clone(&self.plan);
+        for node in plan.nodes() {
             self.node(node, step)?;
         }
         match self.plan.result() {

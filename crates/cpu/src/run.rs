@@ -1,12 +1,10 @@
 //! One operation after the other: each takes its values from the arena and hands them to a kernel.
 
 use crate::{Cpu, arena::views, weights::Prepared};
-use allod_kernels::{
-    act, attention, conv, delta, elementwise, isa::Isa, linear, math, moe, norm, pool::Pool, rope, rows::for_rows, ssm,
-};
+use allod_kernels::{act, attention, elementwise, isa::Isa, linear, math, norm, pool::Pool, rope, rows::for_rows};
 use allod_plan::{
-    Act, Attend, Conv1d, DeltaRule, Experts, GateOrder, LinearPart, Mask, Norm, NormKind, Op, Param, Pool as Pooling,
-    Rope, RopeStyle, Route, Score, SelectiveScan, StateSpaceDual, Step, StepError, Value, Weigh,
+    Act, Attend, Conv1d, DeltaRule, Experts, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param,
+    Pool as Pooling, Rope, RopeStyle, Route, Score, SelectiveScan, StateSpaceDual, Step, StepError, Value, Weigh,
 };
 use std::ops::Range;
 
@@ -31,22 +29,19 @@ impl Cpu {
         }
     }
 
-    pub(crate) fn node(&mut self, node: usize, step: &Step<'_>) -> Result<(), StepError> {
-        let n = &self.plan.nodes()[node];
-        let (ins, outs) = (n.inputs.clone(), n.outputs.clone());
+    pub(crate) fn node(&mut self, n: &Node, step: &Step<'_>) -> Result<(), StepError> {
+        let (ins, outs) = (&n.inputs, &n.outputs);
         let (first, out) = (ins.first().copied(), outs[0]);
-        match (n.op.clone(), first) {
-            (Op::Embed { table }, _) => self.embed(table, out, |t, _| step.tokens[t] as usize),
-            (Op::EmbedPositions { table, offset }, _) => self.embed(table, out, |_, p| p as usize + offset),
-            (Op::Linear { parts }, Some(x)) => self.linear(&parts, x, &outs),
-            (Op::HeadLinear { weight }, Some(x)) => self.head_linear(weight, x, out),
-            (Op::Attend(a), Some(_)) => self.attend(&a, &ins, out, step),
-            (Op::Route(r), Some(x)) => self.route(&r, x, [outs[0], outs[1]]),
-            (Op::Experts(e), Some(x)) => self.experts(&e, [x, ins[1], ins[2]], out),
+        match (&n.op, first) {
+            (Op::Embed { table }, _) => self.embed(*table, out, |t, _| step.tokens[t] as usize),
+            (Op::EmbedPositions { table, offset }, _) => self.embed(*table, out, |_, p| p as usize + *offset),
+            (Op::Linear { parts }, Some(x)) => self.linear(parts, x, outs),
+            (Op::HeadLinear { weight }, Some(x)) => self.head_linear(*weight, x, out),
+            (Op::Attend(a), Some(_)) => self.attend(a, ins, out, step),
             (Op::GatherOutputs, Some(x)) => self.gather(x, out, step),
-            (Op::Pool(p), Some(x)) => self.pool_rows(p, x, out, step),
-            (Op::Concat { groups }, _) => self.concat(groups, &ins, out),
-            (Op::Glu(a), Some(x)) => self.binary(x, ins[1], out, move |isa, x, y, o, _| glu(isa, a, x, y, o)),
+            (Op::Pool(p), Some(x)) => self.pool_rows(*p, x, out, step),
+            (Op::Concat { groups }, _) => self.concat(*groups, ins, out),
+            (Op::Glu(a), Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, _| glu(isa, *a, x, y, o)),
             (Op::Add, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, _| {
                 o.copy_from_slice(x);
                 elementwise::add(isa, o, y);
@@ -59,13 +54,9 @@ impl Cpu {
                 }
             }),
             (Op::GatedNorm { group, eps, weight, order }, Some(x)) => {
-                self.gated_norm((x, ins[1], out), group, eps, weight, order)
+                self.gated_norm((x, ins[1], out), *group, *eps, *weight, *order)
             }
-            (Op::Conv1d(c), Some(x)) => self.conv1d(&c, x, out, step),
-            (Op::SelectiveScan(s), Some(_)) => self.selective_scan(&s, &ins, out, step),
-            (Op::StateSpaceDual(s), Some(_)) => self.state_space_dual(&s, &ins, out, step),
-            (Op::DeltaRule(d), Some(_)) => self.delta_rule(&d, &ins, out, step),
-            (op, Some(x)) => self.unary(&op, x, out),
+            (op, Some(x)) => self.unary(op, x, out),
             (op, None) => Err(StepError::Inconsistent(format!("{op:?} has no input"))),
         }
     }
@@ -112,27 +103,21 @@ impl Cpu {
     /// Every head is an expert that its own part of each row goes to.
     fn head_linear(&mut self, weight: Param, x: Value, out: Value) -> Result<(), StepError> {
         let (rows, cols) = (self.last.of(self.plan.value(x).rows), self.width(x));
-        let [x, y] = views(&mut self.arena, [self.range(x, self.last), self.range(out, self.last)])?;
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
         let Some(w) = matrix(&self.weights, weight) else { return Ok(()) };
         let heads = w.experts();
         let chosen: Vec<u32> = (0..rows * heads).map(|i| (i % heads) as u32).collect();
         self.scratch.routes.fill(&chosen, 1, heads);
         let mut input = linear::Input::new(&mut self.scratch.linear, x, rows * heads, cols / heads);
         let product = linear::Product { w, bias: None, y, stride: w.rows() };
-        linear::experts(
-            &self.pool,
-            self.isa,
-            &mut input,
-            linear::From::Slot,
-            &self.scratch.routes,
-            &mut [product],
-        );
+        linear::experts(&self.pool, self.isa, &mut input, linear::From::Slot, &self.scratch.routes, &mut [product]);
         Ok(())
     }
 
     fn unary(&mut self, op: &Op, x: Value, out: Value) -> Result<(), StepError> {
         let (rows, win, wout) = (self.last.of(self.plan.value(x).rows), self.width(x), self.width(out));
-        let ranges = [self.range(x, self.last), self.range(out, self.last)];
+        let ranges = self.ranges([x, out]);
         let [x, y] = views(&mut self.arena, ranges)?;
         let x = &*x;
         let (isa, weights, scratch) = (self.isa, &self.weights, &self.scratch);
@@ -193,7 +178,7 @@ impl Cpu {
             GateOrder::NormThenGate => norm::Gate::After,
         };
         let done = self.binary(x, z, out, |isa, x, z, y, _| {
-            norm::rms_norm_gated(isa, x, z, Some(w.vector()), eps, group, order, y);
+            norm::rms_norm_gated(isa, x, z, Some(w.vector()), order, eps, group, y);
         });
         self.weights[weight.index()] = w;
         done
@@ -237,14 +222,16 @@ impl Cpu {
 
     fn gather(&mut self, x: Value, out: Value, step: &Step<'_>) -> Result<(), StepError> {
         let width = self.width(x);
-        let [x, y] = views(&mut self.arena, [self.range(x, self.last), self.range(out, self.last)])?;
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
         elementwise::gather(x, width, step.outputs, y);
         Ok(())
     }
 
     fn pool_rows(&mut self, how: Pooling, x: Value, out: Value, step: &Step<'_>) -> Result<(), StepError> {
         let width = self.width(x);
-        let [x, y] = views(&mut self.arena, [self.range(x, self.last), self.range(out, self.last)])?;
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
         for (s, y) in step.sequences.iter().zip(y.chunks_exact_mut(width)) {
             let rows = &x[s.rows.start * width..s.rows.end * width];
             match how {
@@ -265,7 +252,8 @@ impl Cpu {
         let mut start = 0;
         for &v in ins {
             let width = self.width(v) / groups;
-            let [x, y] = views(&mut self.arena, [self.range(v, self.last), self.range(out, self.last)])?;
+            let ranges = self.ranges([v, out]);
+            let [x, y] = views(&mut self.arena, ranges)?;
             for (y, x) in y.chunks_exact_mut(whole).zip(x.chunks_exact(width)) {
                 y[start..start + width].copy_from_slice(x);
             }

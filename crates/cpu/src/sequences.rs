@@ -1,10 +1,9 @@
 //! What a step says about sequences: checked once, then handed to the kernels that care.
 
-use allod_kernels::attention::{KvCache, KvLayout};
+use allod_kernels::attention::{KvCache, KvError, KvLayout, KvType};
 use allod_plan::{CacheInfo, Capacity, PAGE, RowLimits, Step, StepError};
-use allod_tensor::DType;
 
-pub(crate) fn cache(c: &CacheInfo, dtype: DType, pages: usize) -> KvCache {
+pub(crate) fn cache(c: &CacheInfo, dtype: KvType, pages: usize) -> Result<KvCache, KvError> {
     let v_dim = if c.value_in_key { 0 } else { c.value_dim };
     KvCache::new(KvLayout { kv_heads: c.kv_heads, k_dim: c.key_dim, v_dim, dtype }, pages)
 }

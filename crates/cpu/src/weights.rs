@@ -27,6 +27,9 @@ pub enum PrepareError {
         /// What is wrong with it.
         source: linear::PackError,
     },
+    /// Keys and values cannot be cached in the type asked for.
+    #[error(transparent)]
+    Cache(#[from] allod_kernels::attention::KvError),
     /// A tap that names no value of the plan.
     #[error("the plan has no value called {0}; `allod inspect --plan` lists them")]
     NoValue(String),

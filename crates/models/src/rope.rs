@@ -78,9 +78,11 @@ impl Scaling {
                 }))
             }
             "longrope" => Ok(Scaling::LongRope { original, magnitude: attn.unwrap_or(1.0) }),
-            other => {
-                Err(keys.bad("rope.scaling.type", "none, linear, dynamic, yarn or longrope".into(), format!("{other:?}")))
-            }
+            other => Err(keys.bad(
+                "rope.scaling.type",
+                "none, linear, dynamic, yarn or longrope".into(),
+                format!("{other:?}"),
+            )),
         }
     }
 }

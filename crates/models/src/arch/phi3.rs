@@ -7,14 +7,8 @@ use crate::{
 };
 use allod_plan::{Act, RopeStyle, Scope, Value};
 
-pub(super) static ARCH: Arch = Arch {
-    gguf: "phi3",
-    model_type: "phi3",
-    classes: &["Phi3ForCausalLM"],
-    keys,
-    names: &[LLAMA_LIKE],
-    forward,
-};
+pub(super) static ARCH: Arch =
+    Arch { gguf: "phi3", model_type: "phi3", classes: &["Phi3ForCausalLM"], keys, names: &[LLAMA_LIKE], forward };
 
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);

@@ -7,14 +7,8 @@ use crate::{
 };
 use allod_plan::{Act, RopeStyle, Scope, Value};
 
-pub(super) static ARCH: Arch = Arch {
-    gguf: "qwen2",
-    model_type: "qwen2",
-    classes: &["Qwen2ForCausalLM"],
-    keys,
-    names: &[LLAMA_LIKE],
-    forward,
-};
+pub(super) static ARCH: Arch =
+    Arch { gguf: "qwen2", model_type: "qwen2", classes: &["Qwen2ForCausalLM"], keys, names: &[LLAMA_LIKE], forward };
 
 /// Qwen declares a window that only counts when `use_sliding_window` is set.
 pub(super) fn keys(h: &mut Hf) {

@@ -160,10 +160,9 @@ fn qk_norm(m: &mut Scope<'_, '_>, q: Value, k: Value, a: &Attn) -> (Value, Value
     let bare = Norm { kind: NormKind::Rms, group: a.head_dim, eps: a.eps, weight: None, bias: None };
     match a.qk_norm {
         QkNorm::None => (q, k),
-        QkNorm::PerHead => (
-            m.head_norm("attn_q_norm", q, a.head_dim, a.eps),
-            m.head_norm("attn_k_norm", k, a.head_dim, a.eps),
-        ),
+        QkNorm::PerHead => {
+            (m.head_norm("attn_q_norm", q, a.head_dim, a.eps), m.head_norm("attn_k_norm", k, a.head_dim, a.eps))
+        }
         QkNorm::Full => (m.rms_norm("attn_q_norm", q, a.eps), m.rms_norm("attn_k_norm", k, a.eps)),
         QkNorm::Bare => (m.norm("attn_q_norm", q, bare.clone()), m.norm("attn_k_norm", k, bare)),
     }

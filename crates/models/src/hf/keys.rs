@@ -180,7 +180,8 @@ impl Hf {
             }
             params = params["full_attention"].take();
         }
-        let number = |h: &Hf, name: &str| params.get(name).and_then(Json::as_f64).or_else(|| h.config.get(name)?.as_f64());
+        let number =
+            |h: &Hf, name: &str| params.get(name).and_then(Json::as_f64).or_else(|| h.config.get(name)?.as_f64());
         if let Some(base) = number(self, "rope_theta").or_else(|| number(self, "rotary_emb_base")) {
             self.set("rope.freq_base", base as f32);
         }
@@ -207,8 +208,7 @@ impl Hf {
             "default" | "mrope" | "proportional" => return,
             "llama3" => {
                 let base = self.meta.float(&format!("{}.rope.freq_base", self.arch)).unwrap_or(10_000.0);
-                let (low, high) =
-                    (number("low_freq_factor").unwrap_or(1.0), number("high_freq_factor").unwrap_or(4.0));
+                let (low, high) = (number("low_freq_factor").unwrap_or(1.0), number("high_freq_factor").unwrap_or(4.0));
                 let list = llama3_factors(dims, base.into(), factor, low, high, original);
                 self.make("rope_freqs.weight", &list);
                 return;

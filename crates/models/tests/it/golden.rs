@@ -1,10 +1,9 @@
 //! Each golden model: right at every position, and the same bytes however the work is cut.
 
-use allod_cpu::{Cpu, Isa, Options, Pool};
+use allod_cpu::{Cpu, Isa, KvType, Options, Pool};
 use allod_formats::{Safetensors, codec};
 use allod_models::{Model, model, open_source};
 use allod_plan::{Backend, PAGE, SeqRows, Step};
-use allod_tensor::DType;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -72,7 +71,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
         sequences: ids.len(),
         context: length,
         pages: Some(per * ids.len()),
-        cache_type: DType::F32,
+        cache_type: KvType::F32,
         taps: vec![],
     };
     let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(cut.threads)), &options).unwrap();
@@ -87,9 +86,16 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
         for start in (0..length).step_by(cut.chunk) {
             let n = cut.chunk.min(length - start);
             let tokens: Vec<u32> = group.iter().flat_map(|&s| ids[s][start..start + n].iter().copied()).collect();
-            let sequences: Vec<SeqRows<'_>> = group.iter().enumerate().map(|(i, &s)| {
-                SeqRows { rows: i * n..(i + 1) * n, start: start as u32, pages: &tables[s], state: s as u32 }
-            }).collect();
+            let sequences: Vec<SeqRows<'_>> = group
+                .iter()
+                .enumerate()
+                .map(|(i, &s)| SeqRows {
+                    rows: i * n..(i + 1) * n,
+                    start: start as u32,
+                    pages: &tables[s],
+                    state: s as u32,
+                })
+                .collect();
             let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
             let out = cpu.run(&Step { tokens: &tokens, sequences: &sequences, outputs: &outputs }).unwrap();
             for (i, &s) in group.iter().enumerate() {
