@@ -17,8 +17,7 @@ use half::f16;
 
 use super::SeqRows;
 use crate::isa::Isa;
-use crate::pool::Pool;
-use crate::shared::Shared;
+use crate::pool::{Parts, Pool};
 use crate::twin::twin;
 
 /// Positions in a page.
@@ -185,7 +184,7 @@ impl KvCache {
     pub fn write(&mut self, pool: &Pool, isa: Isa, k: &[f32], v: &[f32], seqs: &[SeqRows<'_>]) {
         let KvLayout { kv_heads, k_dim, v_dim, dtype } = self.layout;
         let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
-        let bytes = Shared::new(self.bytes_mut());
+        let bytes = Parts::new(self.bytes_mut());
         let write_head = |head: usize| {
             for seq in seqs {
                 for (i, row) in seq.rows.clone().enumerate() {
@@ -194,7 +193,7 @@ impl KvCache {
                     assert!(page < pages, "page {page} of {pages}");
                     let start = page * page_bytes + head * head_bytes;
                     // SAFETY: a head's bytes in any page are touched by that head's task only.
-                    let plane = unsafe { bytes.part(start..start + head_bytes) };
+                    let plane = unsafe { bytes.part(start, head_bytes) };
                     let (keys, values) = plane.split_at_mut(key_bytes);
                     let at = (row * kv_heads + head) * k_dim;
                     store(isa, dtype, &k[at..at + k_dim], keys, slot, true);

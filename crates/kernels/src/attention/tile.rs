@@ -11,8 +11,7 @@ use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
 use crate::isa::Isa;
 use crate::lanes::{max, sum};
 use crate::math::{exp, tanh};
-use crate::pool::Pool;
-use crate::shared::Shared;
+use crate::pool::{Parts, Pool};
 use crate::twin::twin;
 
 /// Rows (positions × heads) of a tile: enough that unpacking keys is lost beside multiplying them.
@@ -133,7 +132,7 @@ pub fn attend(
     let shape = Shape { k_dim: layout.k_dim, v_dim, v_pad: v_dim.next_multiple_of(PAGE) };
     let rows = seqs.iter().map(|s| s.rows.end).max().unwrap_or(0);
     assert!(q.len() >= rows * p.heads * shape.k_dim && out.len() >= rows * p.heads * v_dim, "q or out is too short");
-    let call = Call { isa, p, q, cache, shape, out: Shared::new(out) };
+    let call = Call { isa, p, q, cache, shape, out: Parts::new(out) };
     let tiles = tiles(p.heads, layout.kv_heads, seqs);
     if tiles.len() >= TILES_PER_THREAD * pool.threads() || tiles.iter().all(|t| t.splits(p).len() <= 1) {
         pool.run(tiles.len(), |i| call.whole(tiles[i]));
@@ -167,7 +166,7 @@ struct Call<'a> {
     q: &'a [f32],
     cache: &'a KvCache,
     shape: Shape,
-    out: Shared<'a, f32>,
+    out: Parts<'a, f32>,
 }
 
 impl Call<'_> {
@@ -200,11 +199,11 @@ impl Call<'_> {
         }
         starts.push(end);
         PARTIALS.with_borrow_mut(|partials| {
-            let partials = Shared::new(take(partials, end));
+            let partials = Parts::new(take(partials, end));
             pool.run(tasks.len(), |i| {
                 let (t, s) = tasks[i];
                 // SAFETY: each task has its own part.
-                let part = unsafe { partials.part(starts[i]..starts[i + 1]) };
+                let part = unsafe { partials.part(starts[i], starts[i + 1] - starts[i]) };
                 SCRATCH.with_borrow_mut(|scratch| {
                     self.split(tiles[t], s, part, take(scratch, self.split_scratch(tiles[t].rows())));
                 });
@@ -216,7 +215,7 @@ impl Call<'_> {
                     let mut state = self.start(tile, take(scratch, Partial::size(tile.rows(), self.shape)));
                     for (i, s) in (first..).zip(tile.splits(self.p)) {
                         // SAFETY: only the tile's task reads its splits' parts, which are complete.
-                        let part = unsafe { partials.part(starts[i]..starts[i + 1]) };
+                        let part = unsafe { partials.part(starts[i], starts[i + 1] - starts[i]) };
                         self.merge(tile, s, &mut state, part);
                     }
                     self.finish(tile, &state);
@@ -260,7 +259,7 @@ impl Call<'_> {
             let inverse = if state.total[r] > 0.0 { 1.0 / state.total[r] } else { 0.0 };
             let at = tile.index(self.p, r) * v_dim;
             // SAFETY: a row and head belong to one tile.
-            let out = unsafe { self.out.part(at..at + v_dim) };
+            let out = unsafe { self.out.part(at, v_dim) };
             for (o, sum) in out.iter_mut().zip(&state.sums[r * v_pad..]) {
                 *o = sum * inverse;
             }

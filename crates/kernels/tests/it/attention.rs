@@ -182,7 +182,7 @@ fn attend_is_the_reference() {
             case.step(&mut cache, &tail, how)
         };
         let want = step(How::Reference(&p));
-        for isa in [Isa::Scalar, Isa::detect()] {
+        for isa in [Isa::Scalar, Isa::best()] {
             same(&format!("seed {seed} {isa:?} {p:?}"), &step(How::Attend(&p, isa, 2)), &want);
         }
     }
@@ -199,7 +199,7 @@ fn latent_attention_reads_values_from_keys() {
         let tail = [18..21, 528..530];
         let step = |how: How<'_>| {
             let mut cache = case.cache();
-            case.step(&mut cache, &[0..18, 0..528], How::Attend(&p, Isa::detect(), 2));
+            case.step(&mut cache, &[0..18, 0..528], How::Attend(&p, Isa::best(), 2));
             case.step(&mut cache, &tail, how)
         };
         let want = step(How::Reference(&p));
@@ -258,7 +258,7 @@ fn attention_means_what_it_should() {
         let case = Case::random(&mut rng, layout, 2, 24, &lengths);
         let (sinks, slopes) = (rng.vec(4, 1.0), rng.vec(4, 0.01));
         let p = params(&mut rng, 4, &sinks, &slopes);
-        let got = case.all(How::Attend(&p, Isa::detect(), 2));
+        let got = case.all(How::Attend(&p, Isa::best(), 2));
         for (s, got) in case.sequences.iter().zip(&got) {
             for row in [0, s.length / 2, s.length - 1] {
                 for head in 0..4 {
@@ -291,7 +291,7 @@ fn stored_numbers_are_the_nearest() {
     for _ in 0..200 {
         let scale = rng.pick(&[1e-9, 3e-6, 1e-4, 1.0, 1000.0, 40000.0]);
         let v = rng.vec(64, scale);
-        for isa in [Isa::Scalar, Isa::detect()] {
+        for isa in [Isa::Scalar, Isa::best()] {
             assert_eq!(read(KvType::F32, &v, isa), v);
             let want: Vec<f32> = v.iter().map(|x| half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32()).collect();
             assert_eq!(read(KvType::F16, &v, isa), want, "f16");

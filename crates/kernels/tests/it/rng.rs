@@ -34,7 +34,7 @@ impl Rng {
 
 /// The instruction sets of this machine above scalar.
 pub(crate) fn wide() -> Vec<Isa> {
-    [Isa::Avx2, Isa::Avx512].into_iter().filter(|&i| i <= Isa::detect()).collect()
+    Isa::available().filter(|&i| i != Isa::Scalar).collect()
 }
 
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
