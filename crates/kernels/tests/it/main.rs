@@ -1,5 +1,10 @@
-//! Tests of the kernels: every kernel against its scalar twin, and against arithmetic done another way.
+//! Kernels against their scalar twins (bytes), against themselves cut differently (bytes), and against arithmetic done
+//! another way (within a tolerance derived from the number of roundings).
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+mod attention;
 mod linear;
+mod math;
 mod pool;
+mod rng;
+mod rows;

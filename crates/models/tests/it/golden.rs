@@ -2,7 +2,7 @@
 
 use allod_cpu::{Cpu, Isa, KvType, Options, Pool};
 use allod_formats::{Safetensors, codec};
-use allod_models::{Model, model, open_source};
+use allod_models::{Error, Model, model, open_source};
 use allod_plan::{Backend, PAGE, SeqRows, Step};
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ fn goldens() -> Vec<Golden> {
     let mut all: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
     all.retain(|p| p.join("golden.safetensors").is_file());
     if let Ok(only) = std::env::var("ALLOD_GOLDEN") {
-        all.retain(|p| p.file_name().unwrap().to_str().unwrap() == only);
+        all.retain(|p| only.split(',').any(|o| p.file_name().unwrap().to_str().unwrap() == o));
     }
     all.sort();
     assert!(!all.is_empty(), "no goldens in {}", folder.display());
@@ -55,9 +55,8 @@ struct Cut {
     together: bool,
 }
 
-fn open(g: &Golden) -> Model {
-    let source = open_source(&g.path).unwrap_or_else(|e| panic!("{}: {e}", g.name));
-    model(source, Some(g.ids[0].len())).unwrap_or_else(|e| panic!("{}: {e}", g.name))
+fn open(g: &Golden) -> Result<Model, Error> {
+    model(open_source(&g.path)?, Some(g.ids[0].len()))
 }
 
 /// Results of every position of every sequence, fed as `cut` says.
@@ -120,7 +119,13 @@ fn same_bytes(a: &[f32], b: &[f32]) -> bool {
 fn results_are_those_of_transformers() {
     let mut wrong = vec![];
     for g in goldens() {
-        let m = open(&g);
+        let m = match open(&g) {
+            Ok(m) => m,
+            Err(e) => {
+                wrong.push(format!("{}: {e}", g.name));
+                continue;
+            }
+        };
         let cut = Cut { threads: 2, isa: Isa::best(), chunk: g.ids[0].len(), together: true };
         let found = run(&m, &g.ids, cut);
         assert_eq!(found.len(), g.rows.len(), "{}", g.name);
@@ -136,7 +141,7 @@ fn results_are_those_of_transformers() {
 #[test]
 fn the_bytes_do_not_depend_on_how_the_work_is_cut() {
     for g in goldens() {
-        let m = open(&g);
+        let Ok(m) = open(&g) else { continue }; // the other test says so
         let whole = g.ids[0].len();
         // A model that sees the whole sequence at once cannot be fed in pieces.
         let pieces = if m.arch.is_causal() { [whole, 1, 7] } else { [whole; 3] };
