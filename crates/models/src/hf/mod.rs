@@ -134,9 +134,6 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeM
             let Some(m) = matches(name.hf, bare) else { continue };
             known = true;
             let gguf = format!("{}{}", name.gguf.replacen("{}", &m.layer, 1), m.ending);
-            if gguf == "output.weight" && tied == Some(true) {
-                continue;
-            }
             match m.expert {
                 Some(e) => {
                     experts.entry(gguf).or_insert_with(|| (name.fix, BTreeMap::new())).1.insert(e, full.clone());
@@ -149,6 +146,12 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeM
         if !known {
             return Err(Error::UnknownTensor { origin: files.origin(), name: full, arch: arch.gguf });
         }
+    }
+    // A tied head is the embedding table, under whichever of the two names it was saved.
+    if tied == Some(true)
+        && let Some(head) = pieces.remove("output.weight")
+    {
+        pieces.entry("token_embd.weight".into()).or_insert(head);
     }
     for (gguf, (fix, sources)) in experts {
         pieces.insert(gguf, Piece { sources: sources.into_values().collect(), fix });

@@ -2,4 +2,5 @@
 //! Transformers computed for it.
 
 mod golden;
+mod known;
 mod registry;
