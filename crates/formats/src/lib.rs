@@ -19,6 +19,7 @@ pub mod llama2c;
 pub mod meta;
 pub mod safetensors;
 mod source;
+mod staged;
 
 pub use error::Error;
 pub use gguf::Gguf;

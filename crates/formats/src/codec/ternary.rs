@@ -14,7 +14,7 @@ pub(super) fn tq1_0(b: &[u8; 54], out: &mut [f32; 256]) {
     for (first, bytes, values) in TQ1_GROUPS {
         for power in &POWERS[..values] {
             for (out, &byte) in out[at..at + bytes].iter_mut().zip(&b[first..first + bytes]) {
-                let digit = u16::from(byte.wrapping_mul(*power)) * 3 >> 8;
+                let digit = (u16::from(byte.wrapping_mul(*power)) * 3) >> 8;
                 *out = d * (f32::from(digit) - 1.0);
             }
             at += bytes;
@@ -75,9 +75,9 @@ pub(super) fn to_tq2_0(x: &[f32; 256]) -> [u8; 66] {
 pub(super) fn q1_0(b: &[u8; 18], out: &mut [f32; 128]) {
     let d = f16_at(b, 0);
     for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        for j in 0..8 {
-            let negative = u32::from(!b[2 + i] >> j & 1) << 31;
-            out[j] = f32::from_bits(d.to_bits() ^ negative);
+        for (j, out) in out.iter_mut().enumerate() {
+            let negative = u32::from((!b[2 + i] >> j) & 1) << 31;
+            *out = f32::from_bits(d.to_bits() ^ negative);
         }
     }
 }
@@ -86,8 +86,8 @@ pub(super) fn q1_0(b: &[u8; 18], out: &mut [f32; 128]) {
 pub(super) fn q2_0(b: &[u8; 18], out: &mut [f32; 64]) {
     let d = f16_at(b, 0);
     for (i, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        for j in 0..4 {
-            out[j] = (f32::from(b[2 + i] >> (2 * j) & 3) - 1.0) * d;
+        for (j, out) in out.iter_mut().enumerate() {
+            *out = (f32::from(b[2 + i] >> (2 * j) & 3) - 1.0) * d;
         }
     }
 }

@@ -19,13 +19,15 @@ pub(super) const NAME_LIMIT: usize = 63;
 /// GGML knows no more axes.
 pub(super) const AXES_LIMIT: usize = 4;
 
+/// Types, shapes and where in the file the bytes lie, by name.
+type Tensors = IndexMap<String, (TensorInfo, Range<usize>)>;
+
 /// What one file says before its tensors' bytes.
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) alignment: usize,
     pub(super) metadata: Metadata,
-    /// Types, shapes and where in the file the bytes lie.
-    pub(super) tensors: IndexMap<String, (TensorInfo, Range<usize>)>,
+    pub(super) tensors: Tensors,
     /// Whether the end of the file is padded to the alignment as every tensor's start is. Both kinds exist.
     pub(super) padded_end: bool,
 }
@@ -176,7 +178,7 @@ fn lay_out(
     file_end: usize,
     alignment: usize,
     entries: Vec<Entry>,
-) -> Result<(IndexMap<String, (TensorInfo, Range<usize>)>, bool), Error> {
+) -> Result<(Tensors, bool), Error> {
     let too_long = |field: &str| {
         let expected = "tensors that end before 2^63";
         Error::malformed(path, field, expected, "a sum of sizes beyond it", DAMAGED)

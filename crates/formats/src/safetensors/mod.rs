@@ -5,9 +5,11 @@
 
 mod dtype;
 mod header;
+mod write;
 
 pub use dtype::Dtype;
 pub use header::Entry;
+pub use write::Writer;
 
 use crate::{
     Error,
