@@ -1,0 +1,3 @@
+mod codec;
+mod llama2c;
+mod read;

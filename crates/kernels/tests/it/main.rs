@@ -1,0 +1,5 @@
+//! Tests of the kernels: every kernel against its scalar twin, and against arithmetic done another way.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+mod linear;
+mod pool;

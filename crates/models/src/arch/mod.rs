@@ -1,0 +1,103 @@
+//! The registry. An architecture is one file here and one line in [`ALL`].
+
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod llama;
+mod mistral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod smollm3;
+
+use crate::{
+    Config,
+    hf::{Hf, Name},
+};
+use allod_plan::{Scope, Value};
+
+/// Everything that is particular to an architecture.
+#[derive(Debug)]
+pub struct Arch {
+    /// GGUF's name. Where several entries share one, the first of them runs GGUF files.
+    pub gguf: &'static str,
+    /// Transformers' `model_type`.
+    pub model_type: &'static str,
+    /// Class names found in `config.json`.
+    pub classes: &'static [&'static str],
+    /// Brings the fields of `config.json` that only this architecture has into metadata.
+    pub keys: fn(&mut Hf),
+    /// Tensor names and layouts. Later tables override earlier ones.
+    pub names: &'static [&'static [Name]],
+    /// Records the network.
+    pub forward: fn(&mut Scope<'_, '_>, &Config) -> Value,
+}
+
+/// All of them.
+pub static ALL: &[&Arch] = &[
+    &llama::ARCH,
+    &mistral::ARCH,
+    &qwen2::ARCH,
+    &qwen3::ARCH,
+    &smollm3::ARCH,
+    &phi3::ARCH,
+    &gemma::ARCH,
+    &gemma2::ARCH,
+    &gemma3::ARCH,
+];
+
+impl Arch {
+    /// True when a row sees only rows before it, so that a sequence may be fed in pieces.
+    pub fn is_causal(&self) -> bool {
+        true
+    }
+
+    /// True when a tensor of the folder called `bare` has a place in the network.
+    pub(crate) fn has_name(&self, bare: &str) -> bool {
+        self.names().any(|n| crate::hf::is_match(n.hf, bare))
+    }
+
+    /// The tensor names, without those that a later table overrides.
+    pub fn names(&self) -> impl Iterator<Item = &'static Name> + '_ {
+        let later = |t: usize, hf: &str| self.names[t + 1..].iter().any(|table| table.iter().any(|n| n.hf == hf));
+        self.names.iter().enumerate().flat_map(move |(t, table)| table.iter().filter(move |n| !later(t, n.hf)))
+    }
+}
+
+/// The architecture that runs GGUF files of this name.
+pub fn by_gguf(name: &str) -> Option<&'static Arch> {
+    ALL.iter().copied().find(|a| a.gguf == name)
+}
+
+/// The architecture of a Transformers class.
+pub fn by_class(class: &str) -> Option<&'static Arch> {
+    ALL.iter().copied().find(|a| a.classes.contains(&class))
+}
+
+/// The architecture of a Transformers `model_type`.
+pub fn by_model_type(kind: &str) -> Option<&'static Arch> {
+    ALL.iter().copied().find(|a| a.model_type == kind)
+}
+
+/// The known name most like `name`, for a hint.
+pub fn nearest(name: &str) -> &'static str {
+    let name = name.to_lowercase();
+    let name = name.split("for").next().unwrap_or(&name);
+    let candidates = ALL.iter().map(|a| a.model_type);
+    candidates.min_by_key(|c| distance(&c.replace('_', ""), &name.replace(['_', '-'], ""))).unwrap_or_default()
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,115 @@
+//! Feed-forward parts: dense and mixtures of experts.
+
+use allod_plan::{Act, Experts, Groups, LinearPart, Route, Scope, Score, Value, Weigh};
+
+/// A dense feed-forward part: `ffn_up`, `ffn_down`, and `ffn_gate` where it is gated. Biases where the source has
+/// them; `ffn_up` of twice the width holds gate and up fused.
+#[derive(Clone, Copy, Debug)]
+pub struct Ffn {
+    /// Hidden width.
+    pub hidden: usize,
+    /// Activation.
+    pub act: Act,
+    /// With a gate: `act(gate) · up`.
+    pub gated: bool,
+    /// Suffix of the tensor names, such as `_shexp`.
+    pub suffix: &'static str,
+}
+
+impl Ffn {
+    /// `down(act(gate) · up)`
+    pub fn glu(hidden: usize, act: Act) -> Ffn {
+        Ffn { hidden, act, gated: true, suffix: "" }
+    }
+    /// `down(act(up))`
+    pub fn plain(hidden: usize, act: Act) -> Ffn {
+        Ffn { hidden, act, gated: false, suffix: "" }
+    }
+}
+
+pub(super) fn ffn(m: &mut Scope<'_, '_>, x: Value, f: Ffn) -> Value {
+    let width = m.width(x);
+    let name = |base: &str| format!("{base}{}", f.suffix);
+    let h = if !f.gated {
+        let up = m.linear(&name("ffn_up"), x, f.hidden);
+        m.act(up, f.act)
+    } else {
+        let [gate, up] = if m.has(&format!("{}.weight", name("ffn_gate"))) {
+            [m.linear(&name("ffn_gate"), x, f.hidden), m.linear(&name("ffn_up"), x, f.hidden)]
+        } else {
+            let both = m.linear(&name("ffn_up"), x, 2 * f.hidden);
+            m.split(both, [f.hidden, f.hidden])
+        };
+        m.gated(gate, up, f.act)
+    };
+    m.linear(&name("ffn_down"), h, width)
+}
+
+/// A mixture of experts: router `ffn_gate_inp`, stacked experts `ffn_{gate,up,down}_exps`.
+#[derive(Clone, Copy, Debug)]
+pub struct Moe {
+    /// Experts.
+    pub experts: usize,
+    /// Experts that a row uses.
+    pub used: usize,
+    /// Hidden width of one.
+    pub hidden: usize,
+    /// Activation.
+    pub act: Act,
+    /// With a gate.
+    pub gated: bool,
+    /// From router logits to scores.
+    pub score: Score,
+    /// Divide the chosen weights by their sum.
+    pub normalize: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+    /// Group-limited choice.
+    pub groups: Option<Groups>,
+    /// Correction added to the scores for choosing: the tensor `exp_probs_b`.
+    pub bias: bool,
+    /// Where the weight is applied.
+    pub weigh: Weigh,
+}
+
+impl Moe {
+    /// Softmax routing with SiLU-gated experts, weights not normalized.
+    pub fn softmax(experts: usize, used: usize, hidden: usize) -> Moe {
+        Moe {
+            experts,
+            used,
+            hidden,
+            act: Act::Silu,
+            gated: true,
+            score: Score::Softmax,
+            normalize: false,
+            scale: 1.0,
+            groups: None,
+            bias: false,
+            weigh: Weigh::Output,
+        }
+    }
+}
+
+pub(super) fn moe(m: &mut Scope<'_, '_>, x: Value, e: Moe) -> Value {
+    let logits = m.linear("ffn_gate_inp", x, e.experts);
+    let chosen = route(m, logits, &e);
+    experts(m, x, chosen, &e)
+}
+
+/// Chooses experts from router logits.
+pub(crate) fn route(m: &mut Scope<'_, '_>, logits: Value, e: &Moe) -> [Value; 2] {
+    let bias = e.bias.then(|| m.param("exp_probs_b.bias", &[e.experts]));
+    let (top, score, groups, normalize, scale) = (e.used, e.score, e.groups, e.normalize, e.scale);
+    m.route(logits, Route { top, score, bias, groups, normalize, scale })
+}
+
+/// Runs the chosen experts on `x`.
+pub(crate) fn experts(m: &mut Scope<'_, '_>, x: Value, chosen: [Value; 2], e: &Moe) -> Value {
+    let width = m.width(x);
+    let mut part = |name: &str, out, input| -> LinearPart { m.part(name, &[e.experts, out, input]) };
+    let gate = e.gated.then(|| part("ffn_gate_exps", e.hidden, width));
+    let (up, down) = (part("ffn_up_exps", e.hidden, width), part("ffn_down_exps", width, e.hidden));
+    let down_scale = m.optional("ffn_down_exps.scale", &[e.experts]);
+    m.experts(x, chosen, width, Experts { gate, up, down, down_scale, act: e.act, weigh: e.weigh })
+}

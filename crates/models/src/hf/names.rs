@@ -1,0 +1,205 @@
+//! From Hugging Face's tensor names and layouts to GGUF's. One table per architecture; the same table reads a folder,
+//! converts it, and converts back.
+
+use crate::Error;
+use allod_formats::codec;
+use allod_tensor::{DType, Shape, Tensor};
+
+/// One tensor, or one kind of tensor in every layer. `{}` stands for the layer, `{e}` for the expert; the endings
+/// `.weight` and `.bias` belong to both names. Prefixes such as `model.` are left out.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    /// GGUF's name.
+    pub gguf: &'static str,
+    /// Hugging Face's.
+    pub hf: &'static str,
+    /// What differs in layout.
+    pub fix: Fix,
+}
+
+/// A name whose tensor is the same in both.
+pub const fn same(gguf: &'static str, hf: &'static str) -> Name {
+    Name { gguf, hf, fix: Fix::None }
+}
+
+/// A name whose tensor is laid out differently.
+pub const fn fixed(gguf: &'static str, hf: &'static str, fix: Fix) -> Name {
+    Name { gguf, hf, fix }
+}
+
+/// How a tensor's layout differs between Hugging Face and GGUF. A pattern with `{e}` also stacks the experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fix {
+    /// Not at all.
+    None,
+    /// Rotary halves of each query head become neighbours.
+    InterleaveQ,
+    /// Rotary halves of each key head become neighbours.
+    InterleaveK,
+    /// `[in, out]` becomes `[out, in]` (GPT-2's Conv1D); vectors stay.
+    Transpose,
+    /// GGUF stores `1 + w` (Gemma's norms).
+    PlusOne,
+    /// GGUF stores `-exp(w)` (Mamba's A).
+    NegExp,
+    /// Axes of size 1 are dropped.
+    Squeeze,
+    /// Part `index` of `of` equal parts along the first axis (the second where experts are stacked).
+    Part {
+        /// Which.
+        index: usize,
+        /// Of how many.
+        of: usize,
+    },
+}
+
+/// Counts that a [`Fix`] needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key heads.
+    pub key: usize,
+}
+
+impl Fix {
+    /// The shape after the fix.
+    pub(crate) fn shape(self, mut shape: Shape) -> Shape {
+        match self {
+            Fix::Transpose if shape.len() == 2 => shape.swap(0, 1),
+            Fix::Squeeze => shape.retain(|&d| d != 1),
+            Fix::Part { of, .. } => {
+                let axis = usize::from(shape.len() == 3);
+                if let Some(d) = shape.get_mut(axis) {
+                    *d /= of;
+                }
+            }
+            _ => {}
+        }
+        shape
+    }
+
+    /// The type after the fix: arithmetic widens to F32.
+    pub(crate) fn dtype(self, dtype: DType) -> DType {
+        match self {
+            Fix::PlusOne | Fix::NegExp => DType::F32,
+            _ => dtype,
+        }
+    }
+
+    /// Applies it.
+    pub(crate) fn apply(self, t: Tensor, heads: Heads) -> Result<Tensor, Error> {
+        let shape = self.shape(t.shape.clone());
+        match self {
+            Fix::None => Ok(t),
+            Fix::Squeeze => rebuild(t.dtype, shape, t.data.to_vec()),
+            Fix::InterleaveQ => rows(t, heads.query, |i, half| (i % 2) * half + i / 2),
+            Fix::InterleaveK => rows(t, heads.key, |i, half| (i % 2) * half + i / 2),
+            Fix::PlusOne => map(&t, |w| w + 1.0),
+            Fix::NegExp => map(&t, |w| -libm::expf(w)),
+            Fix::Transpose if t.shape.len() == 2 => transpose(&t),
+            Fix::Transpose => Ok(t),
+            Fix::Part { index, of } => part(&t, index, of, shape),
+        }
+    }
+}
+
+/// Reorders the rows within each head: row `i` comes from `from(i, half)`.
+fn rows(t: Tensor, heads: usize, from: impl Fn(usize, usize) -> usize) -> Result<Tensor, Error> {
+    let all = t.shape.first().copied().unwrap_or(0);
+    if heads == 0 || !all.is_multiple_of(2 * heads) {
+        return Err(Error::Layout(format!("{all} rows are not {heads} heads of an even size")));
+    }
+    let (head, row) = (all / heads, t.data.len() / all.max(1));
+    let mut out = Vec::with_capacity(t.data.len());
+    for h in 0..heads {
+        for i in 0..head {
+            let at = (h * head + from(i, head / 2)) * row;
+            out.extend_from_slice(&t.data[at..at + row]);
+        }
+    }
+    rebuild(t.dtype, t.shape, out)
+}
+
+fn map(t: &Tensor, f: impl Fn(f32) -> f32) -> Result<Tensor, Error> {
+    let values = codec::to_f32(t).map_err(|e| Error::Layout(e.to_string()))?;
+    let values: Vec<f32> = values.into_iter().map(f).collect();
+    Ok(Tensor::from_f32(t.shape.clone(), &values))
+}
+
+fn transpose(t: &Tensor) -> Result<Tensor, Error> {
+    let (r, c, size) = (t.shape[0], t.shape[1], t.dtype.block_bytes());
+    if t.dtype.is_quantized() {
+        return Err(Error::Layout(format!("a {} tensor cannot be transposed", t.dtype)));
+    }
+    let mut out = Vec::with_capacity(t.data.len());
+    for j in 0..c {
+        for i in 0..r {
+            let at = (i * c + j) * size;
+            out.extend_from_slice(&t.data[at..at + size]);
+        }
+    }
+    rebuild(t.dtype, vec![c, r], out)
+}
+
+fn part(t: &Tensor, index: usize, of: usize, shape: Shape) -> Result<Tensor, Error> {
+    let outer = if t.shape.len() == 3 { t.shape[0] } else { 1 };
+    let each = t.data.len() / outer.max(1);
+    if !each.is_multiple_of(of) || t.shape.len() < 2 && !t.len().is_multiple_of(of) {
+        return Err(Error::Layout(format!("shape {:?} has no {of} equal parts", t.shape)));
+    }
+    let size = each / of;
+    if outer == 1 {
+        let data = t.data.slice(index * size..(index + 1) * size);
+        let data = data.ok_or_else(|| Error::Layout(format!("shape {:?} has no part {index}", t.shape)))?;
+        return Tensor::new(t.dtype, shape, data).map_err(|e| Error::Layout(e.to_string()));
+    }
+    let data = (0..outer).flat_map(|e| t.data[e * each + index * size..][..size].iter().copied()).collect();
+    rebuild(t.dtype, shape, data)
+}
+
+pub(crate) fn rebuild(dtype: DType, shape: Shape, data: Vec<u8>) -> Result<Tensor, Error> {
+    Tensor::new(dtype, shape, data.into()).map_err(|e| Error::Layout(e.to_string()))
+}
+
+/// The names of Llama and of the many that took them over.
+pub const LLAMA_LIKE: &[Name] = &[
+    same("token_embd", "embed_tokens"),
+    same("output_norm", "norm"),
+    same("output", "lm_head"),
+    same("blk.{}.attn_norm", "layers.{}.input_layernorm"),
+    same("blk.{}.attn_q", "layers.{}.self_attn.q_proj"),
+    same("blk.{}.attn_k", "layers.{}.self_attn.k_proj"),
+    same("blk.{}.attn_v", "layers.{}.self_attn.v_proj"),
+    same("blk.{}.attn_qkv", "layers.{}.self_attn.qkv_proj"),
+    same("blk.{}.attn_output", "layers.{}.self_attn.o_proj"),
+    same("blk.{}.attn_q_norm", "layers.{}.self_attn.q_norm"),
+    same("blk.{}.attn_k_norm", "layers.{}.self_attn.k_norm"),
+    same("blk.{}.ffn_norm", "layers.{}.post_attention_layernorm"),
+    same("blk.{}.ffn_gate", "layers.{}.mlp.gate_proj"),
+    same("blk.{}.ffn_up", "layers.{}.mlp.up_proj"),
+    same("blk.{}.ffn_up", "layers.{}.mlp.gate_up_proj"),
+    same("blk.{}.ffn_down", "layers.{}.mlp.down_proj"),
+];
+
+/// What changes against [`LLAMA_LIKE`] where GGUF pairs neighbouring elements in RoPE.
+pub const INTERLEAVED_QK: &[Name] = &[
+    fixed("blk.{}.attn_q", "layers.{}.self_attn.q_proj", Fix::InterleaveQ),
+    fixed("blk.{}.attn_k", "layers.{}.self_attn.k_proj", Fix::InterleaveK),
+];
+
+/// What changes against [`LLAMA_LIKE`] in Gemma: norms store their distance from 1.
+pub const GEMMA_NORMS: &[Name] = &[
+    fixed("output_norm", "norm", Fix::PlusOne),
+    fixed("blk.{}.attn_norm", "layers.{}.input_layernorm", Fix::PlusOne),
+    fixed("blk.{}.attn_q_norm", "layers.{}.self_attn.q_norm", Fix::PlusOne),
+    fixed("blk.{}.attn_k_norm", "layers.{}.self_attn.k_norm", Fix::PlusOne),
+    fixed("blk.{}.ffn_norm", "layers.{}.post_attention_layernorm", Fix::PlusOne),
+];
+
+/// What changes against [`GEMMA_NORMS`] where both ends of each part are normed.
+pub const SANDWICH_NORMS: &[Name] = &[
+    fixed("blk.{}.post_attention_norm", "layers.{}.post_attention_layernorm", Fix::PlusOne),
+    fixed("blk.{}.ffn_norm", "layers.{}.pre_feedforward_layernorm", Fix::PlusOne),
+    fixed("blk.{}.post_ffw_norm", "layers.{}.post_feedforward_layernorm", Fix::PlusOne),
+];
