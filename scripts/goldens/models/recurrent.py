@@ -20,7 +20,7 @@ LAYER_NORM = {"layer_norm_epsilon": 1e-6}
 TOKENS = dict(vocab_size=128, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 LINEAR, FULL = "linear_attention", "full_attention"
 
-#: Twice as many value heads as key heads, and heads of another size, so no mix-up goes unseen.
+#: Twice as many value heads as key heads, so no mix-up goes unseen. Their sizes are equal, as GGUF holds only one.
 DELTA_NET = dict(
     hidden_size=32,
     num_attention_heads=4,
@@ -28,7 +28,7 @@ DELTA_NET = dict(
     linear_num_key_heads=2,
     linear_num_value_heads=4,
     linear_key_head_dim=8,
-    linear_value_head_dim=12,
+    linear_value_head_dim=8,
 )
 DELTA_INIT = STATE | {r"self_attn\.[qk]_norm": (0.2, 0.3)}
 
