@@ -2,5 +2,6 @@
 
 mod codec;
 mod llama2c;
+mod malformed;
 mod read;
 mod write;
