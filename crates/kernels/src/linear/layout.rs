@@ -43,6 +43,18 @@ impl Layout {
         let fields: &'static [Field] = match dtype {
             DType::F32 => const { &[f(0, 4, 4)] },
             DType::F16 | DType::BF16 => const { &[f(0, 2, 2)] },
+            DType::Q4_0 | DType::IQ4_NL => const { &[f(0, 2, 2), f(2, 16, 4)] },
+            DType::Q4_1 => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 16, 4)] },
+            DType::Q5_0 => const { &[f(0, 2, 2), f(2, 4, 4), f(6, 16, 4)] },
+            DType::Q5_1 => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 4, 4), f(8, 16, 4)] },
+            DType::Q8_0 => const { &[f(0, 2, 2), f(2, 32, 4)] },
+            DType::MXFP4 => const { &[f(0, 1, 1), f(1, 16, 4)] },
+            DType::Q2_K => const { &[f(0, 16, 4), f(16, 64, 4), f(80, 2, 2), f(82, 2, 2)] },
+            DType::Q3_K => const { &[f(0, 32, 4), f(32, 64, 4), f(96, 12, 4), f(108, 2, 2)] },
+            DType::Q4_K => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 12, 4), f(16, 128, 4)] },
+            DType::Q5_K => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 12, 4), f(16, 32, 4), f(48, 128, 4)] },
+            DType::Q6_K => const { &[f(0, 128, 4), f(128, 64, 4), f(192, 16, 4), f(208, 2, 2)] },
+            DType::IQ4_XS => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 4, 4), f(8, 128, 4)] },
             _ => return None,
         };
         Some(Layout { block: dtype.block(), block_bytes: dtype.block_bytes(), fields })

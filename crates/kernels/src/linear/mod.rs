@@ -9,9 +9,12 @@
 //! threads, nor the instruction set changes a byte.
 
 mod float;
+mod half;
 mod input;
 mod layout;
+mod quant;
 mod routes;
+mod rows8;
 mod tasks;
 mod weights;
 
