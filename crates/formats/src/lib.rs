@@ -1,41 +1,29 @@
-//! Model files: GGUF and safetensors, their metadata, and the reference codec of every tensor type.
-//! A file enters by path and leaves as a [`WeightSource`]: metadata and tensors by name.
+//! Model files: GGUF, safetensors and llama2.c checkpoints, their metadata, and the reference codec of every tensor
+//! type.
+//!
+//! A file enters by path and leaves as a [`WeightSource`]: metadata and tensors by name, whose bytes stay in the mapped
+//! file ([`Gguf`], [`Llama2c`]), or as [`Safetensors`], which keeps the names and configuration files of Hugging Face
+//! until an architecture maps them. Tensors leave towards a file through [`gguf::Writer`] and [`safetensors::Writer`],
+//! one after the other, so that converting takes the memory of one tensor. [`codec`] turns the bytes of any type into
+//! `f32` and back.
+//!
+//! Files come from anywhere: every count, length and offset is held against the bytes that are there before it is
+//! believed, and what is wrong comes back as an [`Error`] that names it.
 
+pub mod codec;
+mod cursor;
+mod error;
+pub mod gguf;
+pub mod json;
+pub mod llama2c;
 pub mod meta;
+pub mod safetensors;
 mod source;
+mod staged;
 
+pub use error::Error;
+pub use gguf::Gguf;
+pub use llama2c::Llama2c;
 pub use meta::{Array, Metadata, Value};
+pub use safetensors::Safetensors;
 pub use source::{TensorInfo, WeightSource};
-
-/// What can go wrong with a file. (The reader of each format adds its kinds here.)
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The operating system refused.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not what it says it is.
-    #[error("{path}: {field}: expected {expected}, found {found}")]
-    Malformed {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The field, key or tensor.
-        field: String,
-        /// What should stand there.
-        expected: String,
-        /// What stands there.
-        found: String,
-    },
-    /// There is no such tensor.
-    #[error("{origin}: there is no tensor {name}")]
-    NoTensor {
-        /// The source asked.
-        origin: String,
-        /// The tensor asked for.
-        name: String,
-    },
-}

@@ -1,6 +1,6 @@
 use std::{fmt, fs::File, io, ops::Range, sync::Arc};
 
-/// Immutable bytes, mapped from a file or owned, shared by reference count. Slicing copies nothing.
+/// Immutable bytes, mapped from a file, owned, or part of the program itself, shared by reference count. Slicing copies nothing.
 #[derive(Clone)]
 pub struct Bytes {
     owner: Owner,
@@ -11,6 +11,7 @@ pub struct Bytes {
 enum Owner {
     Mapped(Arc<memmap2::Mmap>),
     Owned(Arc<Vec<u8>>),
+    Static(&'static [u8]),
 }
 
 impl Bytes {
@@ -49,12 +50,19 @@ impl From<Vec<u8>> for Bytes {
     }
 }
 
+impl From<&'static [u8]> for Bytes {
+    fn from(v: &'static [u8]) -> Bytes {
+        Bytes { owner: Owner::Static(v), range: 0..v.len() }
+    }
+}
+
 impl std::ops::Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &self.owner {
             Owner::Mapped(m) => m,
             Owner::Owned(v) => v,
+            Owner::Static(v) => v,
         };
         &all[self.range.clone()]
     }
