@@ -60,7 +60,7 @@ impl<'a> Input<'a> {
     pub(super) fn prepare(&mut self, pool: &Pool, isa: Isa, form: Form) {
         let numbers = Numbers { x: self.x, rows: self.rows, cols: self.cols, stride: self.stride };
         match form {
-            Form::Float => {}
+            Form::Float | Form::Decoded => {}
             Form::Fine if self.has_fine => {}
             Form::Super if self.has_super => {}
             Form::Fine => {

@@ -55,6 +55,18 @@ impl Layout {
             DType::Q5_K => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 12, 4), f(16, 32, 4), f(48, 128, 4)] },
             DType::Q6_K => const { &[f(0, 128, 4), f(128, 64, 4), f(192, 16, 4), f(208, 2, 2)] },
             DType::IQ4_XS => const { &[f(0, 2, 2), f(2, 2, 2), f(4, 4, 4), f(8, 128, 4)] },
+            DType::IQ1_S => const { &[f(0, 50, 50)] },
+            DType::IQ1_M => const { &[f(0, 56, 56)] },
+            DType::IQ2_XXS => const { &[f(0, 66, 66)] },
+            DType::IQ2_XS => const { &[f(0, 74, 74)] },
+            DType::IQ2_S => const { &[f(0, 82, 82)] },
+            DType::IQ3_XXS => const { &[f(0, 98, 98)] },
+            DType::IQ3_S => const { &[f(0, 110, 110)] },
+            DType::TQ1_0 => const { &[f(0, 54, 54)] },
+            DType::TQ2_0 => const { &[f(0, 66, 66)] },
+            DType::NVFP4 => const { &[f(0, 36, 36)] },
+            DType::Q1_0 | DType::Q2_0 => const { &[f(0, 18, 18)] },
+            // Integers are no weights; Q8_1 and Q8_K are forms of activations.
             _ => return None,
         };
         Some(Layout { block: dtype.block(), block_bytes: dtype.block_bytes(), fields })

@@ -12,7 +12,7 @@ use crate::{
 use std::ops::Range;
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
-const MAX_ROWS: usize = 128;
+pub(super) const MAX_ROWS: usize = 128;
 /// Weight bytes that one task reads at least, so that handing it out costs little.
 const MIN_BYTES: usize = 24 << 10;
 /// Panels of one task when there are many input rows.
@@ -179,6 +179,10 @@ impl Out<'_> {
             Form::Float => {
                 let x = gather(from, |t| input.row(t));
                 self.each(expert, panels, to, |panel, sums| float::panel(isa, self.w.dtype(), panel, &x[..n], sums));
+            }
+            Form::Decoded => {
+                let x = gather(from, |t| input.row(t));
+                self.each(expert, panels, to, |panel, sums| float::decoded(isa, self.w.dtype(), panel, &x[..n], sums));
             }
             Form::Fine => {
                 let (x, mut slab) = (gather(from, |t| input.fine(t)), Slab::new());

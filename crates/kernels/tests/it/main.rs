@@ -3,3 +3,4 @@
 
 mod linear;
 mod pool;
+mod quantized;

@@ -61,9 +61,8 @@ fn fifths(words: &[u8; 64], g: usize) -> [u8; 64] {
 }
 
 macro_rules! fine {
-    ($(#[$doc:meta])* $name:ident, offset $offset:literal, minima $minima:literal, chain $chain:literal, |$chunk:ident, $n:ident, $slab:ident, $l:ident| $body:block) => {
-        $(#[$doc])*
-        #[expect(non_camel_case_types, reason = "the type's name")]
+    ($(#[$attribute:meta])* $name:ident, offset $offset:literal, minima $minima:literal, chain $chain:literal, |$chunk:ident, $n:ident, $slab:ident, $l:ident| $body:block) => {
+        $(#[$attribute])*
         pub(super) struct $name;
         impl Fine for $name {}
         impl Type for $name {
@@ -146,7 +145,7 @@ fine!(Q5_1, offset 0, minima true, chain 4, |chunk, n, slab, L| {
     }
 });
 
-fine!(IQ4_NL, offset 128, minima false, chain 1, |chunk, n, slab, L| {
+fine!(#[expect(non_camel_case_types, reason = "the type's name")] IQ4_NL, offset 128, minima false, chain 1, |chunk, n, slab, L| {
     let d = field!(chunk, n, 2);
     let q = field!(chunk, n, 16);
     for b in 0..n {

@@ -99,6 +99,8 @@ trait Lookup {
 pub(super) enum Form {
     /// As it comes.
     Float,
+    /// As it comes, for weights that are decoded to floats first.
+    Decoded,
     /// Blocks of 32 integers.
     Fine,
     /// Blocks of 256 integers.
@@ -112,7 +114,8 @@ impl Form {
                 Form::Fine
             }
             DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K | DType::IQ4_XS => Form::Super,
-            _ => Form::Float,
+            DType::F32 | DType::F16 | DType::BF16 => Form::Float,
+            _ => Form::Decoded,
         }
     }
 }

@@ -83,8 +83,8 @@ macro_rules! field {
 }
 
 macro_rules! superblock {
-    ($(#[$doc:meta])* $name:ident, offset $offset:literal, minima $minima:literal, stretch $stretch:literal, chain $chain:literal, |$chunk:ident, $slab:ident, $l:ident| $body:block) => {
-        $(#[$doc])*
+    ($(#[$attribute:meta])* $name:ident, offset $offset:literal, minima $minima:literal, stretch $stretch:literal, chain $chain:literal, |$chunk:ident, $slab:ident, $l:ident| $body:block) => {
+        $(#[$attribute])*
         #[expect(non_camel_case_types, reason = "the type's name")]
         pub(super) struct $name;
         impl Super for $name {}
