@@ -1,6 +1,7 @@
 //! Arithmetic on slices: the thread pool, instruction-set choice, matrix products, attention, norms, scans.
+//! Slices of numbers enter and leave; every kernel has a scalar twin that defines its bytes, and gives the same bytes
+//! for any number of rows, any number of threads and any instruction set.
 #![deny(missing_docs)]
-#![expect(unsafe_code, reason = "vector instructions and disjoint writes from several threads")]
 
 pub mod act;
 pub mod attention;
@@ -8,10 +9,10 @@ pub mod elementwise;
 pub mod hadamard;
 pub mod isa;
 mod lanes;
+pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod pool;
 pub mod rope;
-mod shared;
 pub mod softmax;
 mod twin;

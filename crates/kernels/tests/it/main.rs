@@ -1,7 +1,9 @@
-//! Kernels against their scalar twins (bytes), against themselves cut differently (bytes), and against f64 arithmetic
-//! written from the formula (within a tolerance derived from the number of roundings).
+//! Tests of the kernels: every kernel against its scalar twin, and against arithmetic done another way.
+#![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod attention;
+mod linear;
 mod math;
+mod pool;
 mod rng;
 mod rows;

@@ -1,0 +1,32 @@
+//! Matrix products `y = x Wᵀ + b` with weights of every type a model file has.
+//!
+//! [`Weights`] hold a matrix, or a stack of experts' matrices, in panels of 16 rows. An [`Input`] holds the rows of
+//! `x`; several [`Product`]s of one input run in one parallel region. [`experts`] does the same for rows routed to
+//! experts.
+//!
+//! **What each output is.** Float weights: one chain of fused multiply-adds over the columns in order, from 0, in f32;
+//! the bias is added last. The lanes of a vector run over output rows, so neither the number of input rows, nor
+//! threads, nor the instruction set changes a byte.
+
+mod float;
+mod input;
+mod layout;
+mod routes;
+mod tasks;
+mod weights;
+
+pub use input::{Input, Scratch};
+pub use routes::Routes;
+pub use tasks::{From, Product, experts, linear};
+pub use weights::{PackError, Weights};
+
+use allod_tensor::DType;
+use layout::ROWS;
+
+/// The sums of one input row with the 16 rows of a panel.
+type Sums = [f32; ROWS];
+
+/// Numbers of one row from the file's bytes.
+fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    weights::decode_floats(dtype, bytes, out);
+}
