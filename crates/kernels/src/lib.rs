@@ -5,14 +5,19 @@
 
 pub mod act;
 pub mod attention;
+pub mod conv;
+pub mod delta;
 pub mod elementwise;
 pub mod hadamard;
 pub mod isa;
 mod lanes;
 pub mod linear;
 pub mod math;
+pub mod moe;
 pub mod norm;
 pub mod pool;
 pub mod rope;
 pub mod softmax;
+pub mod ssm;
+pub mod state;
 mod twin;
