@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 mod arena;
+mod experts;
 mod run;
 mod sequences;
 mod weights;
@@ -80,8 +81,6 @@ struct Scratch {
     positions: Vec<u32>,
     /// Cosines and sines for each distinct table of frequencies.
     rope: Vec<(allod_plan::Constants, f32, Vec<f32>)>,
-    /// Experts chosen, by the value that the plan holds them in.
-    experts: Vec<(Value, Vec<u32>)>,
     linear: linear::Scratch,
     routes: linear::Routes,
 }
@@ -205,13 +204,11 @@ impl Scratch {
     fn new(plan: &Plan, limits: RowLimits) -> Scratch {
         let mut s = Scratch { positions: Vec::with_capacity(limits.tokens), ..Scratch::default() };
         for n in plan.nodes() {
-            match &n.op {
-                Op::Rope(r) if !s.rope.iter().any(|t| t.0 == r.frequencies && t.1 == r.magnitude) => {
-                    let table = vec![0.0; limits.tokens * 2 * r.frequencies.len()];
-                    s.rope.push((r.frequencies.clone(), r.magnitude, table));
-                }
-                Op::Route(r) => s.experts.push((n.outputs[0], vec![0; limits.tokens * r.top])),
-                _ => {}
+            if let Op::Rope(r) = &n.op
+                && !s.rope.iter().any(|t| t.0 == r.frequencies && t.1 == r.magnitude)
+            {
+                let table = vec![0.0; limits.tokens * 2 * r.frequencies.len()];
+                s.rope.push((r.frequencies.clone(), r.magnitude, table));
             }
         }
         s

@@ -3,8 +3,8 @@
 use crate::{Cpu, arena::views, weights::Prepared};
 use allod_kernels::{act, attention, elementwise, isa::Isa, linear, math, norm, pool::Pool, rope, rows::for_rows};
 use allod_plan::{
-    Act, Attend, Conv1d, DeltaRule, Experts, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param,
-    Pool as Pooling, Rope, RopeStyle, Route, Score, SelectiveScan, StateSpaceDual, Step, StepError, Value, Weigh,
+    Act, Attend, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param, Pool as Pooling, Rope, RopeStyle, Step,
+    StepError, Value,
 };
 use std::ops::Range;
 
@@ -38,6 +38,7 @@ impl Cpu {
             (Op::Linear { parts }, Some(x)) => self.linear(parts, x, outs),
             (Op::HeadLinear { weight }, Some(x)) => self.head_linear(*weight, x, out),
             (Op::Attend(a), Some(_)) => self.attend(a, ins, out, step),
+            (Op::Experts(e), Some(x)) => self.experts(e, [x, ins[1], ins[2]], outs),
             (Op::GatherOutputs, Some(x)) => self.gather(x, out, step),
             (Op::Pool(p), Some(x)) => self.pool_rows(*p, x, out, step),
             (Op::Concat { groups }, _) => self.concat(*groups, ins, out),
@@ -61,7 +62,7 @@ impl Cpu {
         }
     }
 
-    fn width(&self, v: Value) -> usize {
+    pub(crate) fn width(&self, v: Value) -> usize {
         self.plan.value(v).width
     }
 
@@ -263,14 +264,14 @@ impl Cpu {
     }
 }
 
-fn matrix(weights: &[Prepared], p: Param) -> Option<&linear::Weights> {
+pub(crate) fn matrix(weights: &[Prepared], p: Param) -> Option<&linear::Weights> {
     match &weights[p.index()] {
         Prepared::Matrix(w) => Some(w),
         Prepared::Table(_) | Prepared::Vector(_) => None,
     }
 }
 
-fn activation(a: Act) -> act::Act {
+pub(crate) fn activation(a: Act) -> act::Act {
     match a {
         Act::Silu => act::Act::Silu,
         Act::Gelu => act::Act::Gelu,
@@ -285,7 +286,7 @@ fn activation(a: Act) -> act::Act {
     }
 }
 
-fn glu(isa: Isa, a: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(crate) fn glu(isa: Isa, a: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
     match a {
         Act::ClampedSwiglu { alpha, limit } => act::swiglu_clamped(isa, alpha, limit, gate, up, out),
         a => act::glu(isa, activation(a), gate, up, out),

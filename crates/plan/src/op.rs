@@ -90,9 +90,10 @@ pub enum Op {
         /// Number of groups.
         groups: usize,
     },
-    /// Chooses experts from router logits. Outputs: ids `[k]`, weights `[k]`.
+    /// Chooses experts from router logits. Outputs: ids `[k]` (the bits of a `u32` each), weights `[k]`.
     Route(Box<Route>),
-    /// Runs each row through its experts and sums. Inputs: x, ids, weights.
+    /// Runs each row through its experts and sums. Inputs: x, ids, weights. Outputs: the sum, and working space for the
+    /// chosen experts' gate, up and down rows.
     Experts(Box<Experts>),
     /// Causal depthwise convolution over the sequence.
     Conv1d(Conv1d),

@@ -360,9 +360,12 @@ impl<'s> Scope<'_, 's> {
         }
         self.emit_many(["ffn_moe_topk", "ffn_moe_weights"], Op::Route(Box::new(route)), &[logits], [top, top])
     }
-    /// Runs the chosen experts.
-    pub fn experts(&mut self, x: Value, [ids, weights]: [Value; 2], out: usize, experts: Experts) -> Value {
-        self.emit("ffn_moe_out", Op::Experts(Box::new(experts)), &[x, ids, weights], out)
+    /// Runs the chosen experts, each `hidden` wide. The further outputs are the operation's working space.
+    pub fn experts(&mut self, x: Value, [ids, weights]: [Value; 2], hidden: usize, experts: Experts) -> Value {
+        let (top, width) = (self.width(ids), self.width(x));
+        let names = ["ffn_moe_out", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_down"];
+        let widths = [width, top * hidden, top * hidden, top * width];
+        self.emit_many(names, Op::Experts(Box::new(experts)), &[x, ids, weights], widths)[0]
     }
     /// Causal convolution.
     pub fn conv1d(&mut self, x: Value, conv: Conv1d) -> Value {

@@ -111,5 +111,5 @@ pub(crate) fn experts(m: &mut Scope<'_, '_>, x: Value, chosen: [Value; 2], e: &M
     let gate = e.gated.then(|| part("ffn_gate_exps", e.hidden, width));
     let (up, down) = (part("ffn_up_exps", e.hidden, width), part("ffn_down_exps", width, e.hidden));
     let down_scale = m.optional("ffn_down_exps.scale", &[e.experts]);
-    m.experts(x, chosen, width, Experts { gate, up, down, down_scale, act: e.act, weigh: e.weigh })
+    m.experts(x, chosen, e.hidden, Experts { gate, up, down, down_scale, act: e.act, weigh: e.weigh })
 }
