@@ -168,6 +168,9 @@ impl Backend for Cpu {
         sequences::check(step, &self.capacity, self.limits, self.vocabulary())?;
         self.last =
             RowLimits { tokens: step.tokens.len(), outputs: step.outputs.len(), sequences: step.sequences.len() };
+        if step.tokens.is_empty() {
+            return Ok(&[]);
+        }
         self.prepare_step(step);
         let plan = Arc::clone(&self.plan);
         for node in plan.nodes() {

@@ -6,5 +6,6 @@ mod attention;
 mod linear;
 mod math;
 mod pool;
+mod quantized;
 mod rng;
 mod rows;
