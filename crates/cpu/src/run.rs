@@ -174,12 +174,12 @@ impl Cpu {
         order: GateOrder,
     ) -> Result<(), StepError> {
         let w = std::mem::replace(&mut self.weights[weight.index()], Prepared::Vector(vec![]));
-        let order = match order {
-            GateOrder::GateThenNorm => norm::Gate::Before,
-            GateOrder::NormThenGate => norm::Gate::After,
-        };
         let done = self.binary(x, z, out, |isa, x, z, y, _| {
-            norm::rms_norm_gated(isa, x, z, Some(w.vector()), order, eps, group, y);
+            let gate = match order {
+                GateOrder::GateThenNorm => norm::Gate::Before(z),
+                GateOrder::NormThenGate => norm::Gate::After(z),
+            };
+            norm::rms_norm_gated(isa, x, Some(w.vector()), gate, eps, group, y);
         });
         self.weights[weight.index()] = w;
         done

@@ -5,7 +5,9 @@
 mod attention;
 mod linear;
 mod math;
+mod moe;
 mod pool;
 mod quantized;
+mod recurrent;
 mod rng;
 mod rows;
