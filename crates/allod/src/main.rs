@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     interrupt::install();
     let done = match cli.command {
-        cli::Command::Run(args) => commands::run::run(args),
+        cli::Command::Run(args) => commands::run::run(*args),
         cli::Command::Inspect(args) => commands::inspect::run(&args),
         cli::Command::Tokenize(args) => commands::tokenize::run(&args),
         cli::Command::Logits(args) => commands::logits::run(&args),

@@ -27,7 +27,9 @@ impl<W: Write> Markdown<W> {
     /// Adds text.
     pub(crate) fn push(&mut self, text: &str) -> Result<()> {
         self.source.push_str(&harmless(text));
-        let finished = render::last_block(&self.source);
+        // A line that is still being written may yet belong to the block before it.
+        let whole_lines = self.source.rfind('\n').map_or(0, |at| at + 1);
+        let finished = render::last_block(&self.source[..whole_lines]);
         if finished > 0 {
             let rest = self.source.split_off(finished);
             self.draw()?;
