@@ -127,6 +127,43 @@ impl Fix {
     }
 }
 
+impl Fix {
+    /// The shape before the fix. Parts are put together by the caller.
+    pub(crate) fn undo_shape(self, mut shape: Shape, heads: Heads) -> Shape {
+        match self {
+            Fix::SkipRows => {
+                if let Some(rows) = shape.first_mut() {
+                    *rows = rows.saturating_add(heads.skip);
+                }
+                shape
+            }
+            // The only axis that is dropped: the one channel of a depthwise convolution's filter.
+            Fix::Squeeze if shape.len() == 2 => vec![shape[0], 1, shape[1]],
+            Fix::Part { .. } => shape,
+            _ => self.shape(shape, heads),
+        }
+    }
+
+    /// Takes it back, for a tensor of plain numbers.
+    pub(crate) fn undo(self, t: Tensor, heads: Heads) -> Result<Tensor, Error> {
+        let shape = self.undo_shape(t.shape.clone(), heads);
+        match self {
+            Fix::None | Fix::Part { .. } => Ok(t),
+            Fix::Squeeze => rebuild(t.dtype, shape, t.data.to_vec()),
+            Fix::InterleaveQ => rows(t, heads.query, |i, half| 2 * (i % half) + i / half),
+            Fix::InterleaveK => rows(t, heads.key, |i, half| 2 * (i % half) + i / half),
+            Fix::PlusOne => map(&t, |w| w - 1.0),
+            Fix::NegExp => map(&t, |w| libm::logf(-w)),
+            Fix::Transpose => self.apply(t, heads),
+            Fix::QkvByHead => regroup(t, 3, heads.query),
+            Fix::SkipRows => {
+                let unused = t.row_bytes() * heads.skip;
+                rebuild(t.dtype, shape, [vec![0; unused], t.data.to_vec()].concat())
+            }
+        }
+    }
+}
+
 /// Rows in `outer` groups of `inner` equal runs become `inner` groups of `outer` runs.
 fn regroup(t: Tensor, outer: usize, inner: usize) -> Result<Tensor, Error> {
     let all = t.shape.first().copied().unwrap_or(0);
