@@ -111,6 +111,30 @@ pub(crate) fn run_whole(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
     run(m, ids, Cut { threads: 2, isa: Isa::best(), chunk: ids[0].len(), together: true })
 }
 
+/// One vector for each sequence.
+pub(crate) fn pooled(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
+    let all: Vec<u32> = ids.concat();
+    let (length, per) = (ids[0].len(), ids[0].len().div_ceil(PAGE));
+    let options = Options {
+        rows: all.len(),
+        sequences: ids.len(),
+        context: length,
+        pages: Some(per * ids.len()),
+        cache_type: Some(KvType::F32),
+        ..Options::default()
+    };
+    let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(2)), &options).unwrap();
+    let pages: Vec<u32> = (0..(per * ids.len()) as u32).collect();
+    let sequences = (0..ids.len()).map(|s| SeqRows {
+        rows: s * length..(s + 1) * length,
+        start: 0,
+        pages: &pages[s * per..(s + 1) * per],
+        state: s as u32,
+    });
+    let sequences: Vec<_> = sequences.collect();
+    cpu.run(&Step { tokens: &all, sequences: &sequences, outputs: &[] }).unwrap().to_vec()
+}
+
 /// Greatest distance, as a share of the standard deviation of what is expected.
 pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "what is unwrapped here is the test")]
 
 mod convert;
+mod embed;
 mod golden;
 mod known;
+mod malformed;
 mod registry;
