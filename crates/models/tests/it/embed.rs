@@ -87,3 +87,32 @@ fn a_module_that_is_not_known_is_named_when_a_vector_is_asked_for() {
     let message = of(Output::Embedding).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("Dense (2_Dense)"), "{message}");
 }
+
+/// Sentences by their token ids, ended by -1, and the vectors that Transformers gives them.
+#[test]
+fn a_real_sentence_encoder() {
+    let Some(weights) = allod_testkit::data().map(|d| d.join("weights")) else { return };
+    let (path, known) = (weights.join("all-minilm-l6-v2"), weights.join("known_vectors_all-minilm-l6-v2.safetensors"));
+    if !path.is_dir() || !known.is_file() {
+        println!("skipped: no {}", path.display());
+        return;
+    }
+    let known = Safetensors::open(known).unwrap();
+    let ids = known.tensor("ids").unwrap();
+    let vectors = codec::to_f32(&known.tensor("vectors").unwrap()).unwrap();
+    let m = model_for(open_source(&path).unwrap(), None, Output::Embedding).unwrap();
+    let rows = ids.data.chunks(ids.shape[1] * 8).map(|row| {
+        let row = row.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
+        row.map_while(|id| id.try_into().ok()).collect()
+    });
+    let rows: Vec<Vec<u32>> = rows.collect();
+    let width = m.plan.result_width();
+    // In batches, with sentences of all lengths in a step.
+    let found: Vec<f32> = rows.chunks(25).flat_map(|batch| golden::pooled(&m, batch)).collect();
+    assert_eq!(found.len(), vectors.len());
+    let cosines =
+        found.chunks(width).zip(vectors.chunks(width)).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum());
+    let worst: f32 = cosines.fold(1.0, f32::min);
+    println!("least cosine over {} sentences: {worst}", ids.shape[0]);
+    assert!(worst >= 0.9999);
+}

@@ -111,27 +111,26 @@ pub(crate) fn run_whole(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
     run(m, ids, Cut { threads: 2, isa: Isa::best(), chunk: ids[0].len(), together: true })
 }
 
-/// One vector for each sequence.
+/// One vector for each sequence, all in one step.
 pub(crate) fn pooled(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
     let all: Vec<u32> = ids.concat();
-    let (length, per) = (ids[0].len(), ids[0].len().div_ceil(PAGE));
+    let needed: Vec<u32> = ids.iter().map(|i| i.len().div_ceil(PAGE) as u32).collect();
     let options = Options {
         rows: all.len(),
         sequences: ids.len(),
-        context: length,
-        pages: Some(per * ids.len()),
+        context: ids.iter().map(Vec::len).max().unwrap_or(0),
+        pages: Some(needed.iter().sum::<u32>() as usize),
         cache_type: Some(KvType::F32),
         ..Options::default()
     };
     let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(2)), &options).unwrap();
-    let pages: Vec<u32> = (0..(per * ids.len()) as u32).collect();
-    let sequences = (0..ids.len()).map(|s| SeqRows {
-        rows: s * length..(s + 1) * length,
-        start: 0,
-        pages: &pages[s * per..(s + 1) * per],
-        state: s as u32,
-    });
-    let sequences: Vec<_> = sequences.collect();
+    let pages: Vec<u32> = (0..needed.iter().sum()).collect();
+    let (mut row, mut page, mut sequences) = (0, 0, vec![]);
+    for (s, (tokens, &n)) in ids.iter().zip(&needed).enumerate() {
+        let (rows, own) = (row..row + tokens.len(), &pages[page..page + n as usize]);
+        (row, page) = (rows.end, page + n as usize);
+        sequences.push(SeqRows { rows, start: 0, pages: own, state: s as u32 });
+    }
     cpu.run(&Step { tokens: &all, sequences: &sequences, outputs: &[] }).unwrap().to_vec()
 }
 
