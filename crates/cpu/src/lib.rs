@@ -4,6 +4,7 @@
 
 mod arena;
 mod experts;
+mod recurrent;
 mod run;
 mod sequences;
 mod weights;
@@ -166,6 +167,9 @@ impl Backend for Cpu {
 
     fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
         sequences::check(step, &self.capacity, self.limits, self.vocabulary())?;
+        if !self.states.is_empty() {
+            sequences::check_states(step)?;
+        }
         self.last =
             RowLimits { tokens: step.tokens.len(), outputs: step.outputs.len(), sequences: step.sequences.len() };
         self.prepare_step(step);

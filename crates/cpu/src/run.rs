@@ -38,6 +38,11 @@ impl Cpu {
             (Op::Linear { parts }, Some(x)) => self.linear(parts, x, outs),
             (Op::HeadLinear { weight }, Some(x)) => self.head_linear(*weight, x, out),
             (Op::Attend(a), Some(_)) => self.attend(a, ins, out, step),
+            (Op::Route(r), Some(x)) => self.route(r, x, [out, outs[1]]),
+            (Op::Conv1d(c), Some(x)) => self.conv1d(c, x, out, step),
+            (Op::SelectiveScan(s), Some(x)) => self.selective_scan(s, [x, ins[1], ins[2], ins[3]], out, step),
+            (Op::StateSpaceDual(s), Some(x)) => self.state_space_dual(s, [x, ins[1], ins[2], ins[3]], out, step),
+            (Op::DeltaRule(r), Some(q)) => self.delta_rule(r, [q, ins[1], ins[2], ins[3], ins[4]], out, step),
             (Op::Experts(e), Some(x)) => self.experts(e, [x, ins[1], ins[2]], outs),
             (Op::GatherOutputs, Some(x)) => self.gather(x, out, step),
             (Op::Pool(p), Some(x)) => self.pool_rows(*p, x, out, step),
@@ -174,12 +179,12 @@ impl Cpu {
         order: GateOrder,
     ) -> Result<(), StepError> {
         let w = std::mem::replace(&mut self.weights[weight.index()], Prepared::Vector(vec![]));
-        let order = match order {
-            GateOrder::GateThenNorm => norm::Gate::Before,
-            GateOrder::NormThenGate => norm::Gate::After,
-        };
         let done = self.binary(x, z, out, |isa, x, z, y, _| {
-            norm::rms_norm_gated(isa, x, z, Some(w.vector()), order, eps, group, y);
+            let gate = match order {
+                GateOrder::GateThenNorm => norm::Gate::Before(z),
+                GateOrder::NormThenGate => norm::Gate::After(z),
+            };
+            norm::rms_norm_gated(isa, x, Some(w.vector()), gate, eps, group, y);
         });
         self.weights[weight.index()] = w;
         done

@@ -48,24 +48,6 @@ pub(crate) fn sum_squares_around(x: &[f32], mean: f32) -> f32 {
     fold!(x, |acc, v| (v - mean).mul_add(v - mean, acc))
 }
 
-/// `Σ x[k] y[k]` over the shorter length.
-#[inline(always)]
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let n = x.len().min(y.len());
-    let mut lanes = [0f32; LANES];
-    let (xs, x_tail) = x[..n].as_chunks::<LANES>();
-    let (ys, y_tail) = y[..n].as_chunks::<LANES>();
-    for (a, b) in xs.iter().zip(ys) {
-        for j in 0..LANES {
-            lanes[j] = a[j].mul_add(b[j], lanes[j]);
-        }
-    }
-    for (j, (a, b)) in x_tail.iter().zip(y_tail).enumerate() {
-        lanes[j] = a.mul_add(*b, lanes[j]);
-    }
-    tree(lanes)
-}
-
 /// The largest element, `-inf` for none; NaN elements are passed over.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {

@@ -91,40 +91,36 @@ twin! {
     }
 }
 
-/// Where the gate `silu(z)` of a gated norm acts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Gate {
+/// The gate `silu(z)` of a gated norm, and where it acts; `z` has `x`'s shape.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Gate<'a> {
     /// `norm(x · silu(z)) · w`: Mamba-2, Nemotron-H, Granite 4.
-    Before,
+    Before(&'a [f32]),
     /// `norm(x) · w · silu(z)`: Qwen3-Next's DeltaNet.
-    After,
+    After(&'a [f32]),
 }
 
 twin! {
-    /// Root-mean-square norm of each `group` with a gate `z` of `x`'s shape.
-    pub fn rms_norm_gated(
-        x: &[f32], z: &[f32], w: Option<&[f32]>, gate: Gate, eps: f32, group: usize, out: &mut [f32],
-    ) {
+    /// Root-mean-square norm of each `group`, gated.
+    pub fn rms_norm_gated(x: &[f32], w: Option<&[f32]>, gate: Gate<'_>, eps: f32, group: usize, out: &mut [f32]) {
+        let (Gate::Before(z) | Gate::After(z)) = gate;
         let groups = x.chunks_exact(group).zip(z.chunks_exact(group)).zip(out.chunks_exact_mut(group));
         for (i, ((x, z), out)) in groups.enumerate() {
             let w = weight_of(w, i, group);
-            match gate {
-                Gate::Before => {
-                    for ((o, v), z) in out.iter_mut().zip(x).zip(z) {
-                        *o = v * (z * sigmoid(*z));
-                    }
-                    let scale = inverse_rms(out, eps);
-                    match w {
-                        Some(w) => out.iter_mut().zip(w).for_each(|(o, w)| *o = *o * scale * w),
-                        None => out.iter_mut().for_each(|o| *o *= scale),
-                    }
+            if matches!(gate, Gate::After(_)) {
+                scale_into(x, w, inverse_rms(x, eps), out);
+                for (o, z) in out.iter_mut().zip(z) {
+                    *o *= z * sigmoid(*z);
                 }
-                Gate::After => {
-                    scale_into(x, w, inverse_rms(x, eps), out);
-                    for (o, z) in out.iter_mut().zip(z) {
-                        *o *= z * sigmoid(*z);
-                    }
-                }
+                continue;
+            }
+            for ((o, v), z) in out.iter_mut().zip(x).zip(z) {
+                *o = v * (z * sigmoid(*z));
+            }
+            let scale = inverse_rms(out, eps);
+            match w {
+                Some(w) => out.iter_mut().zip(w).for_each(|(o, w)| *o = *o * scale * w),
+                None => out.iter_mut().for_each(|o| *o *= scale),
             }
         }
     }

@@ -10,18 +10,15 @@ macro_rules! twin {
         $(#[$attr])*
         $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            #[expect(clippy::allow_attributes, reason = "the lint below fires for some bodies only")]
-            #[allow(clippy::too_many_arguments)]
             fn body($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             if isa != $crate::isa::Isa::Scalar {
                 #[target_feature(enable = "avx2,fma,f16c")]
-                #[expect(clippy::allow_attributes, reason = "the lint below fires for some bodies only")]
-                #[allow(clippy::too_many_arguments)]
                 fn wide($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
+                #[expect(unsafe_code, reason = "instructions chosen at run time")]
                 // SAFETY: an `Isa` above `Scalar` names features that this machine has.
                 return unsafe { wide($($arg),*) };
             }

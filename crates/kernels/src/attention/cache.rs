@@ -11,6 +11,8 @@
 //!
 //! Scales are f16; the bits per number are GGUF's. Values are padded to whole rows of 16.
 
+#![expect(unsafe_code, reason = "aligned lines are read as bytes, and tasks write disjoint heads")]
+
 use std::ops::Range;
 
 use half::f16;

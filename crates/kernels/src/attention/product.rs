@@ -2,6 +2,8 @@
 //! weights × value panels. Every element is one chain of fused multiply-adds over the depth, so blocking and vector
 //! width leave no trace in the result.
 
+#![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
+
 use super::cache::PAGE;
 use crate::isa::Isa;
 
@@ -86,7 +88,7 @@ mod x86 {
             match $x.rows {
                 $($rows => {
                     let mut p = 0;
-                    while p + $n <= $x.panels {
+                    while $x.panels - p >= $n {
                         // SAFETY: the caller's promise.
                         unsafe { $block::<$rows, $n>($x, p) };
                         p += $n;

@@ -2,6 +2,8 @@
 //! head, and sees its keys split by split. With tiles to spare, a task is a tile; else (decoding) a task is one split
 //! of a tile, and the splits' partial results are merged afterwards.
 
+#![expect(unsafe_code, reason = "tasks write disjoint rows and parts")]
+
 use std::cell::RefCell;
 use std::ops::Range;
 

@@ -124,7 +124,7 @@ fn params<'a>(rng: &mut Rng, heads: usize, sinks: &'a [f32], slopes: &'a [f32]) 
 
 #[test]
 fn tiles_splits_threads_and_steps_leave_no_trace() {
-    for seed in 0..60 {
+    for seed in 0..48 {
         let mut rng = Rng(seed);
         let dtype = rng.pick(&TYPES);
         let quantized = matches!(dtype, KvType::Q8_0 | KvType::Q4_0);
@@ -137,9 +137,12 @@ fn tiles_splits_threads_and_steps_leave_no_trace() {
         let case = Case::random(&mut rng, layout, group, v_dim, &lengths);
         let (sinks, slopes) = (rng.vec(case.heads, 1.0), rng.vec(case.heads, 0.01));
         let p = params(&mut rng, case.heads, &sinks, &slopes);
-        let want = case.all(How::Attend(&p, Isa::Scalar, 1));
+        let want = case.all(How::Attend(&p, Isa::best(), 1));
+        if lengths.iter().all(|&l| l < 100) {
+            same(&format!("seed {seed}, scalar, {p:?}"), &case.all(How::Attend(&p, Isa::Scalar, 1)), &want);
+        }
         for isa in wide() {
-            for threads in 1..=4 {
+            for threads in [1, 2, 3, 4] {
                 let got = case.all(How::Attend(&p, isa, threads));
                 same(&format!("seed {seed}, {isa:?}, {threads} threads, {p:?}"), &got, &want);
             }
@@ -147,8 +150,10 @@ fn tiles_splits_threads_and_steps_leave_no_trace() {
             if p.causal {
                 let got = case.in_steps(7, How::Attend(&p, isa, 3));
                 same(&format!("seed {seed}, chunks of 7, {isa:?}, {p:?}"), &got, &want);
-                let got = case.in_steps(1, How::Attend(&p, isa, 2));
-                same(&format!("seed {seed}, row by row, {isa:?}, {p:?}"), &got, &want);
+                if isa == Isa::best() {
+                    let got = case.in_steps(1, How::Attend(&p, isa, 2));
+                    same(&format!("seed {seed}, row by row, {p:?}"), &got, &want);
+                }
             }
         }
     }

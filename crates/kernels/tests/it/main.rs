@@ -5,6 +5,8 @@
 mod attention;
 mod linear;
 mod math;
+mod moe;
 mod pool;
+mod recurrent;
 mod rng;
 mod rows;

@@ -1,5 +1,5 @@
 use allod_kernels::isa::Isa;
-use allod_kernels::math::{self, *};
+use allod_kernels::math::*;
 
 use crate::rng::{Rng, bits, wide};
 
@@ -97,12 +97,12 @@ fn vectors_give_the_bytes_of_scalars() {
     let mut rng = Rng(11);
     type Map = fn(Isa, &mut [f32]);
     let maps: [(&str, Map); 6] = [
-        ("exp", math::exp_rows),
-        ("ln", math::ln_rows),
-        ("softplus", math::softplus_rows),
-        ("sigmoid", math::sigmoid_rows),
-        ("tanh", math::tanh_rows),
-        ("erf", math::erf_rows),
+        ("exp", exp_rows),
+        ("ln", ln_rows),
+        ("softplus", softplus_rows),
+        ("sigmoid", sigmoid_rows),
+        ("tanh", tanh_rows),
+        ("erf", erf_rows),
     ];
     for (name, map) in maps {
         for _ in 0..50 {

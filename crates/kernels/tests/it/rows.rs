@@ -92,12 +92,12 @@ fn norms() {
         let gated: Vec<f64> = (0..n).map(|i| x64[i] * silu(f64::from(z[i]))).collect();
         let want: Vec<f64> = (0..n).map(|i| gated[i] * rms(&gated, i) * weight(i)).collect();
         let got = same("gate before", n, |isa, out| {
-            rms_norm_gated(isa, &x, &z, Some(&w), Gate::Before, eps as f32, group, out)
+            rms_norm_gated(isa, &x, Some(&w), Gate::Before(&z), eps as f32, group, out)
         });
         close("gate before", &got, &want, tolerance);
         let want: Vec<f64> = (0..n).map(|i| x64[i] * rms(&x64, i) * weight(i) * silu(f64::from(z[i]))).collect();
         let got = same("gate after", n, |isa, out| {
-            rms_norm_gated(isa, &x, &z, Some(&w), Gate::After, eps as f32, group, out)
+            rms_norm_gated(isa, &x, Some(&w), Gate::After(&z), eps as f32, group, out)
         });
         close("gate after", &got, &want, tolerance);
     }
@@ -210,8 +210,8 @@ fn rotary_positions_up_to_a_million() {
             for t in 0..rows {
                 for h in 0..heads {
                     let head = &mut want[(t * heads + h) * head_dim..][..head_dim];
-                    for i in 0..dims / 2 {
-                        let (s, c) = (f64::from(positions[t]) * f64::from(freq[i])).sin_cos();
+                    for (i, f) in freq.iter().enumerate() {
+                        let (s, c) = (f64::from(positions[t]) * f64::from(*f)).sin_cos();
                         let (ia, ib) = match pairing {
                             Pairing::Half => (i, i + dims / 2),
                             Pairing::Interleaved => (2 * i, 2 * i + 1),
