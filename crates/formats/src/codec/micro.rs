@@ -39,10 +39,12 @@ fn exponent(greatest: f32) -> u8 {
     if greatest > 0.0 { ((f64::from(greatest).log2() as f32).floor() + 125.0) as u8 } else { 0 }
 }
 
-/// The level nearest to `v / d`, the first of equals.
+/// The level nearest to `v / d`, the lower of two equally near; what rounds to zero is a positive zero.
 fn nearest(v: f32, d: f32) -> u8 {
-    let error = |i: u8| (d * f32::from(E2M1[usize::from(i)]) - v).abs();
-    (1..16).fold(0, |best, i| if error(i) < error(best) { i } else { best })
+    const BETWEEN: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
+    // The scale is a power of two: the products are exact.
+    let level = BETWEEN.iter().map(|b| u8::from(v.abs() > d * b)).sum::<u8>();
+    if v < 0.0 && level > 0 { level | 8 } else { level }
 }
 
 /// Half of an unsigned E4M3 number; 0x7f, NaN in E4M3, counts as zero. The sign bit is no part of it, as in gguf-py.

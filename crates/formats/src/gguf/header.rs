@@ -66,6 +66,7 @@ fn read_version(c: &mut Cursor) -> Result<u32, Error> {
     let refuse = |found: String, hint| Err(Error::unsupported(c.path, "version", "2 or 3", found, hint));
     match version {
         2 | 3 => Ok(version),
+        0 => refuse("0".into(), DAMAGED),
         1 => refuse("1".into(), "convert the original model again: version 1 was in use for a few weeks of 2023"),
         v if v & 0xffff == 0 => refuse(
             format!("{v:#010x}, which is {} with its bytes swapped: a big-endian file", v.swap_bytes()),

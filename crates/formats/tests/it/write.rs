@@ -110,7 +110,7 @@ fn every_value_and_tensor_type_comes_back() {
             metadata.set("general.alignment", n);
         }
         let layout = Layout { padded_end, ..Layout::default() };
-        assert_eq!(write(&path, &metadata, &layout), [path.clone()]);
+        assert_eq!(write(&path, &metadata, &layout), std::slice::from_ref(&path));
         let model = Gguf::open(&path).unwrap();
         assert_eq!((model.version(), model.alignment()), (3, alignment.unwrap_or(32) as usize));
         assert_eq!(model.metadata(), &metadata);
@@ -268,8 +268,9 @@ fn a_model_is_quantized_with_the_memory_of_one_tensor() {
     let Some(data) = allod_testkit::data() else { return };
     let folder = TempDir::new().unwrap();
     let source = Gguf::open(data.join("weights/stories260K/stories260K.gguf")).unwrap();
-    let to =
-        |info: &TensorInfo| if info.shape.len() == 2 && info.shape[1] % 32 == 0 { DType::Q8_0 } else { DType::F32 };
+    let to = |info: &TensorInfo| {
+        if info.shape.len() == 2 && info.shape[1].is_multiple_of(32) { DType::Q8_0 } else { DType::F32 }
+    };
     let infos = source.infos().map(|(n, i)| (n.to_owned(), TensorInfo { dtype: to(i), shape: i.shape.clone() }));
     let path = folder.path().join("q8_0.gguf");
     let mut writer = gguf::Writer::create(&path, source.metadata(), infos, &Layout::default()).unwrap();

@@ -9,9 +9,12 @@
 //! threads, nor the instruction set changes a byte.
 
 mod float;
+mod half;
 mod input;
 mod layout;
+mod quant;
 mod routes;
+mod rows8;
 mod tasks;
 mod weights;
 
@@ -20,13 +23,15 @@ pub use routes::Routes;
 pub use tasks::{From, Product, experts, linear};
 pub use weights::{PackError, Weights};
 
+use allod_formats::codec;
 use allod_tensor::DType;
 use layout::ROWS;
 
 /// The sums of one input row with the 16 rows of a panel.
 type Sums = [f32; ROWS];
 
-/// Numbers of one row from the file's bytes.
+/// Numbers from whole blocks of the file's bytes.
 fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    weights::decode_floats(dtype, bytes, out);
+    let decoded = codec::decode(dtype, bytes, out);
+    debug_assert!(decoded.is_ok(), "the callers give whole blocks");
 }

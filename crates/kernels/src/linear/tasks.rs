@@ -1,6 +1,10 @@
 //! Cutting products into tasks for the pool.
 
-use super::{Input, Routes, Sums, Weights, float, layout::ROWS};
+use super::{
+    Input, Routes, Sums, Weights, float,
+    layout::ROWS,
+    quant::{self, Form, Slab},
+};
 use crate::{
     isa::Isa,
     pool::{Parts, Pool},
@@ -8,7 +12,7 @@ use crate::{
 use std::ops::Range;
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
-const MAX_ROWS: usize = 128;
+pub(super) const MAX_ROWS: usize = 128;
 /// Weight bytes that one task reads at least, so that handing it out costs little.
 const MIN_BYTES: usize = 24 << 10;
 /// Panels of one task when there are many input rows.
@@ -47,6 +51,9 @@ pub fn linear(pool: &Pool, isa: Isa, input: &mut Input, products: &mut [Product]
         Job::new(p.w, rows).tasks()
     };
     let total = products.iter().map(jobs).sum();
+    for p in &*products {
+        input.prepare(pool, isa, Form::of(p.w.dtype()));
+    }
     let input = &*input;
     let outs = outs(products);
     pool.run(total, |mut i| {
@@ -78,6 +85,9 @@ pub fn experts(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Ro
         (0..routes.experts()).map(|e| Job::new(p.w, routes.bucket(e).len()).tasks()).sum::<usize>()
     };
     let total = products.iter().map(jobs).sum();
+    for p in &*products {
+        input.prepare(pool, isa, Form::of(p.w.dtype()));
+    }
     let input = &*input;
     let outs = outs(products);
     pool.run(total, |mut i| {
@@ -160,18 +170,42 @@ impl Out<'_> {
         panels: Range<usize>,
         rows: &mut dyn Iterator<Item = (usize, usize)>,
     ) {
-        let mut from: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
-        let mut to = [0; MAX_ROWS];
-        let mut n = 0;
+        let (mut from, mut to, mut n) = ([0; MAX_ROWS], [0; MAX_ROWS], 0);
         for (i, (x, y)) in rows.enumerate() {
-            (from[i], to[i], n) = (input.row(x), y, i + 1);
+            (from[i], to[i], n) = (x, y, i + 1);
         }
+        let (from, to) = (&from[..n], &to[..n]);
+        match Form::of(self.w.dtype()) {
+            Form::Float => {
+                let x = gather(from, |t| input.row(t));
+                self.each(expert, panels, to, |panel, sums| float::panel(isa, self.w.dtype(), panel, &x[..n], sums));
+            }
+            Form::Decoded => {
+                let x = gather(from, |t| input.row(t));
+                self.each(expert, panels, to, |panel, sums| float::decoded(isa, self.w.dtype(), panel, &x[..n], sums));
+            }
+            Form::Fine => {
+                let (x, mut slab) = (gather(from, |t| input.fine(t)), Slab::new());
+                self.each(expert, panels, to, |panel, sums| {
+                    quant::fine(isa, self.w.dtype(), &mut slab, panel, &x[..n], sums);
+                });
+            }
+            Form::Super => {
+                let (x, mut slab) = (gather(from, |t| input.superblocks(t)), Slab::new());
+                self.each(expert, panels, to, |panel, sums| {
+                    quant::superblock(isa, self.w.dtype(), &mut slab, panel, &x[..n], sums);
+                });
+            }
+        }
+    }
+
+    /// Panel after panel: sums from 0, what `add` adds to them, and their way out.
+    fn each(&self, expert: usize, panels: Range<usize>, to: &[usize], mut add: impl FnMut(&[u8], &mut [Sums])) {
         for panel in panels {
             let mut sums = [[0.0; ROWS]; MAX_ROWS];
-            self.w.with_panel(expert, panel, |bytes| {
-                float::panel(isa, self.w.dtype(), bytes, &from[..n], &mut sums[..n]);
-            });
-            self.write(expert, panel, &to[..n], &sums[..n]);
+            let sums = &mut sums[..to.len()];
+            self.w.with_panel(expert, panel, |bytes| add(bytes, sums));
+            self.write(expert, panel, to, sums);
         }
     }
 
@@ -190,4 +224,13 @@ impl Out<'_> {
             }
         }
     }
+}
+
+/// The rows numbered `from`; what is left of the array stays empty.
+fn gather<'a, T>(from: &[usize], row: impl Fn(usize) -> &'a [T]) -> [&'a [T]; MAX_ROWS] {
+    let mut rows: [&[T]; MAX_ROWS] = [&[]; MAX_ROWS];
+    for (to, &t) in rows.iter_mut().zip(from) {
+        *to = row(t);
+    }
+    rows
 }

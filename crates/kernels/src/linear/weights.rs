@@ -3,7 +3,6 @@
 use super::layout::{Layout, ROWS};
 use crate::pool::{Parts, Pool};
 use allod_tensor::{Bytes, DType, Tensor};
-use half::{bf16, f16};
 use std::cell::RefCell;
 
 /// Why a tensor cannot become the weights of a Linear.
@@ -206,25 +205,4 @@ fn aligned(len: usize) -> (Vec<u8>, usize) {
     let data = vec![0u8; len + 63];
     let start = data.as_ptr().align_offset(64).min(63);
     (data, start)
-}
-
-/// Numbers of one row of a float type.
-pub(crate) fn decode_floats(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    match dtype {
-        DType::F32 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
-        DType::F16 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-        _ => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *o = bf16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-    }
 }

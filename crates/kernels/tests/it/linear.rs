@@ -29,7 +29,7 @@ fn tensor(dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::new(dtype, shape, data.into()).unwrap()
 }
 
-fn product(pool: &Pool, isa: Isa, w: &Weights, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn product(pool: &Pool, isa: Isa, w: &Weights, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
     let mut y = vec![f32::NAN; rows * w.rows()];
     let (mut scratch, stride) = (Scratch::new(), w.rows());
     let mut input = Input::new(&mut scratch, x, rows, w.cols());
@@ -37,7 +37,7 @@ fn product(pool: &Pool, isa: Isa, w: &Weights, x: &[f32], rows: usize, bias: Opt
     y
 }
 
-fn bits(y: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(y: &[f32]) -> Vec<u32> {
     y.iter().map(|v| v.to_bits()).collect()
 }
 

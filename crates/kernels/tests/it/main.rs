@@ -7,6 +7,7 @@ mod linear;
 mod math;
 mod moe;
 mod pool;
+mod quantized;
 mod recurrent;
 mod rng;
 mod rows;

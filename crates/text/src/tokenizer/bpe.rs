@@ -145,8 +145,8 @@ fn single_char(text: &[u8]) -> Option<char> {
 ///
 /// # Errors
 /// [`Error::Malformed`] naming the merge that refers to no token.
-pub(super) fn merges_of<'a>(
-    pairs: impl Iterator<Item = Result<(&'a [u8], &'a [u8]), Error>>,
+pub(super) fn merges_of(
+    pairs: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Error>>,
     ids: &Ids,
 ) -> Result<Merges, Error> {
     let mut merges = Merges::default();
@@ -154,8 +154,8 @@ pub(super) fn merges_of<'a>(
     for (rank, pair) in pairs.enumerate() {
         let (left, right) = pair?;
         joined.clear();
-        joined.extend_from_slice(left);
-        joined.extend_from_slice(right);
+        joined.extend_from_slice(&left);
+        joined.extend_from_slice(&right);
         let id = |text: &[u8]| {
             ids.get(text).copied().ok_or_else(|| {
                 let found = format!("`{}`", String::from_utf8_lossy(text));
@@ -163,7 +163,7 @@ pub(super) fn merges_of<'a>(
             })
         };
         let rank = rank as u32;
-        merges.entry((id(left)?, id(right)?)).or_insert((rank, id(&joined)?));
+        merges.entry((id(&left)?, id(&right)?)).or_insert((rank, id(&joined)?));
     }
     Ok(merges)
 }

@@ -188,21 +188,23 @@ fn ranked_merges(lines: &[String], ids: &Ids, spell: impl Fn(&str) -> Vec<u8>) -
 }
 
 fn sentencepiece(meta: &Metadata, vocab: &mut Vocab) -> Result<Stations, Error> {
-    let prefix = meta.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-    vocab.strip_space = prefix;
     let scores = scores(meta, vocab.tokens.len())?;
-    let mut normalizers = vec![spaces()];
-    if prefix {
-        normalizers.push(Normalizer::Prepend(SPACE.into()));
-    }
     let model = Model::Spm(Spm::new(&vocab.tokens, &scores, vocab.role(Role::Unk))?);
-    Ok(Stations { normalizers, steps: vec![boundaries(vocab)], model })
+    Ok(Stations { normalizers: sentencepiece_normalizers(meta, vocab)?, steps: vec![boundaries(vocab)], model })
 }
 
 fn unigram(meta: &Metadata, vocab: &mut Vocab) -> Result<Stations, Error> {
+    let scores: Vec<f64> = scores(meta, vocab.tokens.len())?.into_iter().map(f64::from).collect();
+    let byte_fallback = vocab.tokens.iter().any(|t| t.kind == Kind::Byte);
+    let model = Model::Unigram(Unigram::new(&vocab.tokens, &scores, vocab.role(Role::Unk), byte_fallback)?);
+    // A word boundary separates two searches only where `▁` can begin a token.
+    let steps = if vocab.find("▁").is_some() { vec![boundaries(vocab)] } else { Vec::new() };
+    Ok(Stations { normalizers: sentencepiece_normalizers(meta, vocab)?, steps, model })
+}
+
+fn sentencepiece_normalizers(meta: &Metadata, vocab: &mut Vocab) -> Result<Vec<Normalizer>, Error> {
     let prefix = meta.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
     vocab.strip_space = prefix;
-    let scores: Vec<f64> = scores(meta, vocab.tokens.len())?.into_iter().map(f64::from).collect();
     let mut normalizers = Vec::new();
     if let Some(map) = charsmap(meta)? {
         normalizers.push(Normalizer::Precompiled(map));
@@ -214,11 +216,7 @@ fn unigram(meta: &Metadata, vocab: &mut Vocab) -> Result<Stations, Error> {
     if prefix {
         normalizers.push(Normalizer::Prepend(SPACE.into()));
     }
-    let byte_fallback = vocab.tokens.iter().any(|t| t.kind == Kind::Byte);
-    let model = Unigram::new(&vocab.tokens, &scores, vocab.role(Role::Unk), byte_fallback)?;
-    // A word boundary separates two searches only where `▁` can begin a token.
-    let steps = if vocab.find("▁").is_some() { vec![boundaries(vocab)] } else { Vec::new() };
-    Ok(Stations { normalizers, steps, model: Model::Unigram(model) })
+    Ok(normalizers)
 }
 
 fn charsmap(meta: &Metadata) -> Result<Option<CharsMap>, Error> {
@@ -264,7 +262,7 @@ fn spaces() -> Normalizer {
 }
 
 /// Cuts before `▁` wherever no token of the vocabulary reaches across.
-fn boundaries(vocab: &Vocab) -> Step {
+pub(super) fn boundaries(vocab: &Vocab) -> Step {
     let mut glued = Vec::new();
     for token in &vocab.tokens {
         if matches!(token.kind, Kind::Control | Kind::Unknown | Kind::Byte) {

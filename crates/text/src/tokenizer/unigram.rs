@@ -93,7 +93,7 @@ impl Unigram {
         let mut end = text.len();
         while end > 0 {
             let Best { from, id, .. } = best[end];
-            path.push((from as usize, end, id));
+            path.push((from as usize, end, id.filter(|&id| Some(id) != self.unk)));
             end = from as usize;
         }
         let mut unknown = false;

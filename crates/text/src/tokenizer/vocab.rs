@@ -53,6 +53,8 @@ pub(crate) enum Spelling {
     Continuing(String),
     /// This suffix ends a word: a space follows.
     WordEnd(String),
+    /// Every token is a word: a space comes before it.
+    Separate,
 }
 
 /// What some tokens are for.
@@ -151,6 +153,7 @@ impl Vocab {
                 Some(rest) => Cow::Borrowed(rest.as_bytes()),
                 None => Cow::Owned(format!(" {text}").into_bytes()),
             },
+            (_, Spelling::Separate) => Cow::Owned(format!(" {text}").into_bytes()),
             (_, Spelling::WordEnd(suffix)) => match text.strip_suffix(suffix.as_str()) {
                 Some(word) => Cow::Owned(format!("{word} ").into_bytes()),
                 None => Cow::Borrowed(text.as_bytes()),

@@ -1,3 +1,16 @@
 //! What this room promises, against real vocabularies and against other implementations.
 
+mod malformed;
+mod oracle;
+mod streaming;
 mod vocabularies;
+
+use allod_formats::{Gguf, WeightSource};
+use allod_text::Tokenizer;
+use std::path::Path;
+
+/// The tokenizer of a GGUF file.
+fn gguf(path: &Path) -> Tokenizer {
+    let gguf = Gguf::open(path).unwrap();
+    Tokenizer::from_gguf(gguf.metadata()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}

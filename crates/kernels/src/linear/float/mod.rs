@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::{ROWS, Sums};
+use super::{ROWS, Sums, layout::CHUNK, tasks::MAX_ROWS};
 use crate::isa::Isa;
 use allod_tensor::DType;
 use half::{bf16, f16};
@@ -18,6 +18,28 @@ pub(super) fn panel(isa: Isa, dtype: DType, panel: &[u8], x: &[&[f32]], sums: &m
         Isa::Avx512 => x86::avx512(dtype, panel, x, sums),
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar(dtype, panel, x, sums),
+    }
+}
+
+/// As [`panel`] for any other type: its numbers, as the reference codec decodes them, are multiplied as F32.
+pub(super) fn decoded(isa: Isa, dtype: DType, bytes: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+    let (block, block_bytes) = (dtype.block(), dtype.block_bytes());
+    let (mut numbers, mut row) = ([0; 4 * CHUNK * ROWS], [0.0; CHUNK]);
+    for (i, blocks) in bytes.chunks(CHUNK / block * block_bytes * ROWS).enumerate() {
+        for (j, bytes) in blocks.chunks_exact(block_bytes).enumerate() {
+            let (first, r) = (j / ROWS * block, j % ROWS);
+            super::decode(dtype, bytes, &mut row[..block]);
+            let column = numbers.as_chunks_mut::<{ 4 * ROWS }>().0[first..].iter_mut();
+            for (column, v) in column.zip(&row[..block]) {
+                column[4 * r..][..4].copy_from_slice(&v.to_le_bytes());
+            }
+        }
+        let (first, len) = (i * CHUNK, blocks.len() / (block_bytes * ROWS) * block);
+        let mut part: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+        for (part, x) in part.iter_mut().zip(x) {
+            *part = &x[first..first + len];
+        }
+        panel(isa, DType::F32, &numbers[..4 * len * ROWS], &part[..x.len()], sums);
     }
 }
 

@@ -1,0 +1,211 @@
+//! Descriptions that are wrong end in errors that say where.
+
+use allod_formats::{Array, Metadata, Value};
+use allod_text::Tokenizer;
+use serde_json::json;
+
+/// A small vocabulary that is right.
+fn sound() -> Metadata {
+    let mut meta = Metadata::default();
+    meta.set("tokenizer.ggml.model", "gpt2");
+    meta.set("tokenizer.ggml.pre", "gpt-2");
+    let tokens: Vec<String> = ["a", "b", "ab", "<s>"].map(String::from).into();
+    meta.set("tokenizer.ggml.tokens", tokens);
+    meta.set("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1, 1, 1, 3])));
+    meta.set("tokenizer.ggml.scores", Value::Array(Array::F32(vec![0.0; 4])));
+    meta.set("tokenizer.ggml.merges", vec!["a b".to_owned()]);
+    meta
+}
+
+fn message(change: impl FnOnce(&mut Metadata)) -> String {
+    let mut meta = sound();
+    change(&mut meta);
+    Tokenizer::from_gguf(&meta).expect_err("refused").to_string()
+}
+
+#[test]
+fn gguf_metadata() {
+    assert!(Tokenizer::from_gguf(&sound()).is_ok());
+    let strings = |n: usize| vec!["x".to_owned(); n];
+    let cases: Vec<(&str, String)> = vec![
+        (
+            "tokenizer.ggml.model: expected a string, found nothing",
+            message(|m| {
+                m.remove("tokenizer.ggml.model");
+            }),
+        ),
+        (
+            "tokenizer.ggml.model: expected a string, found another type",
+            message(|m| m.set("tokenizer.ggml.model", 7u32)),
+        ),
+        ("tokenizer.ggml.model: `magic` is not supported", message(|m| m.set("tokenizer.ggml.model", "magic"))),
+        (
+            "`gpt-3` is not supported; the nearest known one is `gpt-2`",
+            message(|m| m.set("tokenizer.ggml.pre", "gpt-3")),
+        ),
+        (
+            "tokenizer.ggml.tokens: expected an array of strings, found nothing",
+            message(|m| {
+                m.remove("tokenizer.ggml.tokens");
+            }),
+        ),
+        (
+            "tokenizer.ggml.tokens: expected an array of strings",
+            message(|m| m.set("tokenizer.ggml.tokens", Value::Array(Array::U8(vec![1])))),
+        ),
+        ("tokenizer.ggml.tokens: expected tokens, found 0", message(|m| m.set("tokenizer.ggml.tokens", strings(0)))),
+        (
+            "tokenizer.ggml.token_type: expected 4 numbers",
+            message(|m| m.set("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1])))),
+        ),
+        (
+            "tokenizer.ggml.token_type: expected an array of numbers",
+            message(|m| m.set("tokenizer.ggml.token_type", strings(4))),
+        ),
+        (
+            "tokenizer.ggml.merges: expected an array of strings, found nothing",
+            message(|m| {
+                m.remove("tokenizer.ggml.merges");
+            }),
+        ),
+        (
+            "tokenizer.ggml.merges[0]: expected two texts",
+            message(|m| m.set("tokenizer.ggml.merges", vec!["ab".to_owned()])),
+        ),
+        (
+            "tokenizer.ggml.bos_token_id: expected an id below 4, found 4",
+            message(|m| m.set("tokenizer.ggml.bos_token_id", 4u32)),
+        ),
+        ("tokenizer.ggml.eos_token_id: expected a token id", message(|m| m.set("tokenizer.ggml.eos_token_id", "two"))),
+        (
+            "tokenizer.ggml.scores: expected 4 numbers",
+            message(|m| {
+                m.set("tokenizer.ggml.model", "llama");
+                m.set("tokenizer.ggml.scores", Value::Array(Array::F32(vec![0.0])));
+            }),
+        ),
+        (
+            "tokenizer.ggml.scores: expected an array of numbers",
+            message(|m| {
+                m.set("tokenizer.ggml.model", "llama");
+                m.remove("tokenizer.ggml.scores");
+            }),
+        ),
+        (
+            "tokenizer.ggml.scores: expected numbers, found NaN",
+            message(|m| {
+                m.set("tokenizer.ggml.model", "llama");
+                m.set("tokenizer.ggml.scores", Value::Array(Array::F32(vec![f32::NAN; 4])));
+            }),
+        ),
+        (
+            "precompiled_charsmap: expected a trie",
+            message(|m| {
+                m.set("tokenizer.ggml.model", "t5");
+                m.set("tokenizer.ggml.precompiled_charsmap", Value::Array(Array::U8(vec![255, 255, 255, 255, 0])));
+            }),
+        ),
+        (
+            "precompiled_charsmap: expected an array of bytes",
+            message(|m| {
+                m.set("tokenizer.ggml.model", "t5");
+                m.set("tokenizer.ggml.precompiled_charsmap", "abc");
+            }),
+        ),
+    ];
+    for (expected, found) in cases {
+        assert!(found.contains(expected), "expected {expected:?} in {found:?}");
+    }
+}
+
+#[test]
+fn a_lying_charsmap_is_harmless() {
+    // Every unit points somewhere else; whatever it says, the text comes out and nothing is read out of bounds.
+    for unit in [0u32, 0x100, 0xFFFF_FFFF, 0x8000_0041, 0x7FFF_FD00, 0x161] {
+        let mut bytes = 1024u32.to_le_bytes().to_vec();
+        bytes.extend(std::iter::repeat_n(unit.to_le_bytes(), 256).flatten());
+        bytes.extend([0xFF, 0xC3, 0x28]);
+        let mut meta = sound();
+        meta.set("tokenizer.ggml.model", "t5");
+        meta.set("tokenizer.ggml.precompiled_charsmap", Value::Array(Array::U8(bytes)));
+        let tokenizer = Tokenizer::from_gguf(&meta).unwrap();
+        tokenizer.encode("ab é 一 🦙", allod_text::Special::PARSE).unwrap();
+    }
+}
+
+#[test]
+fn tokenizer_json() {
+    let sound = json!({
+        "added_tokens": [{"id": 2, "content": "<s>", "special": true}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 3}, "merges": ["a b"]},
+    });
+    let read = |file: &serde_json::Value| Tokenizer::from_json(&serde_json::to_vec(file).unwrap());
+    assert!(read(&sound).is_ok());
+    let message = |pointer: &str, value: serde_json::Value| {
+        let mut file = sound.clone();
+        *file.pointer_mut(pointer).unwrap() = value;
+        read(&file).expect_err("refused").to_string()
+    };
+    let cases = [
+        ("model.type: `Magic` is not supported", message("/model/type", json!("Magic"))),
+        ("model.vocab: expected an object", message("/model/vocab", json!([1]))),
+        ("model.vocab[\"b\"]: expected a token id", message("/model/vocab/b", json!(-1))),
+        ("expected ids that are dense, found id 4294967295", message("/model/vocab/b", json!(u32::MAX))),
+        ("model.merges: expected an array", message("/model/merges", json!("a b"))),
+        ("model.merges[0]: expected two texts", message("/model/merges/0", json!(["a"]))),
+        ("merge 0: expected texts of tokens, found `c`", message("/model/merges/0", json!("a c"))),
+        ("pre_tokenizer.type: `Magic` is not supported", message("/pre_tokenizer/type", json!("Magic"))),
+        (
+            "pattern `(`",
+            message("/pre_tokenizer", json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"})),
+        ),
+        (
+            "pre_tokenizer.behavior: `Sideways`",
+            message("/pre_tokenizer", json!({"type": "Split", "pattern": {"String": " "}, "behavior": "Sideways"})),
+        ),
+        (
+            "pre_tokenizer.pattern: expected a String or a Regex",
+            message("/pre_tokenizer", json!({"type": "Split", "pattern": {"Glob": "*"}})),
+        ),
+        ("added_tokens[0].id: expected a token id", message("/added_tokens/0/id", json!("two"))),
+        ("added_tokens[0].content: expected a string, found nothing", message("/added_tokens/0", json!({"id": 2}))),
+    ];
+    for (expected, found) in cases {
+        assert!(found.contains(expected), "expected {expected:?} in {found:?}");
+    }
+    for text in ["", "{", "[]", "null", "{\"model\": 1}", "{\"model\": {}}"] {
+        assert!(Tokenizer::from_json(text.as_bytes()).is_err(), "{text}");
+    }
+    // Deeper than any parser should follow.
+    let deep = format!("{{\"model\": {}", "[".repeat(100_000));
+    assert!(Tokenizer::from_json(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn a_pattern_that_explodes_is_given_up() {
+    let file = json!({
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"(?:a|a(?=a)|aa)+b"}, "behavior": "Isolated"},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+    });
+    let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&file).unwrap()).unwrap();
+    let text = "a".repeat(5000);
+    assert!(tokenizer.encode(&text, allod_text::Special::NONE).is_err());
+}
+
+#[test]
+fn sentencepiece_files() {
+    for bytes in [&b""[..], &[0x0A], &[0x0A, 0xFF], &[0xFF; 64], &[0x0A, 3, 0x0A, 1, 0xFF], b"not a model at all"] {
+        let error = Tokenizer::from_sentencepiece(bytes).expect_err("refused");
+        assert!(error.to_string().contains("tokenizer.model"), "{error}");
+    }
+}
+
+#[test]
+fn tiktoken_files() {
+    for (bytes, expected) in [(&b"!!! 0"[..], "line 1"), (b"YQ== 0\nYg==", "line 2"), (b"YQ== 4294967295", "dense")] {
+        let error = Tokenizer::from_tiktoken(bytes, "gpt-4o", &[]).expect_err("refused").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
