@@ -228,7 +228,10 @@ impl<'s> Scope<'_, 's> {
     /// A matrix for each of `heads` heads.
     pub fn head_linear(&mut self, name: &str, x: Value, heads: usize, out: usize) -> Value {
         let width = self.width(x);
-        let weight = self.param(&format!("{name}.weight"), &[heads, out, width / heads]);
+        if heads == 0 || !width.is_multiple_of(heads) {
+            self.reject(format_args!("{name}: {heads} heads do not divide {width}"));
+        }
+        let weight = self.param(&format!("{name}.weight"), &[heads, out, width / heads.max(1)]);
         self.emit(name, Op::HeadLinear { weight }, &[x], heads * out)
     }
 
@@ -260,6 +263,9 @@ impl<'s> Scope<'_, 's> {
     ) -> Value {
         let weight = self.param(&format!("{name}.weight"), weight);
         let width = self.same(name, x, z);
+        if group == 0 || !width.is_multiple_of(group) {
+            self.reject(format_args!("{name}: groups of {group} do not divide {width}"));
+        }
         self.emit(name, Op::GatedNorm { group, eps, weight, order }, &[x, z], width)
     }
 

@@ -1,6 +1,7 @@
 //! `config.json` into GGUF metadata: the fields that most architectures share. What is particular to one stands in
 //! its own file.
 
+use super::Heads;
 use crate::{Error, rope::llama3_factors};
 use allod_formats::{Array, Metadata, Value};
 use allod_tensor::Tensor;
@@ -17,6 +18,8 @@ pub struct Hf {
     pub(crate) error: Option<Error>,
     /// Rows of the table of positions that stand before that of position 0.
     pub(crate) skip_rows: usize,
+    /// Parts of GGUF names that this configuration changes.
+    pub(crate) renames: Vec<(&'static str, &'static str)>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -48,6 +51,38 @@ const SAMPLING: &[(&str, &str)] = &[
 ];
 
 impl Hf {
+    /// Numbers that changes of layout need.
+    pub(super) fn heads(&self) -> Heads {
+        let known = |key: &str| self.known(key).unwrap_or(0);
+        let query = known("attention.head_count");
+        Heads {
+            query,
+            key: self.known("attention.head_count_kv").unwrap_or(query),
+            skip: self.skip_rows,
+            nope: known("attention.key_length_mla").saturating_sub(known("rope.dimension_count")),
+            value: known("attention.value_length_mla"),
+            groups: known("ssm.group_count"),
+            states: known("ssm.time_step_rank"),
+            state_dim: known("ssm.state_size"),
+            inner: known("ssm.inner_size"),
+        }
+    }
+
+    /// Says that GGUF's names have `to` in place of `from` in models of this configuration.
+    pub fn rename(&mut self, from: &'static str, to: &'static str) {
+        self.renames.push((from, to));
+    }
+
+    /// A GGUF name after that.
+    pub(super) fn renamed(&self, gguf: &str) -> String {
+        self.renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
+    }
+
+    /// Sets one of the architecture's keys to a number for each layer.
+    pub fn set_each(&mut self, key: &str, values: impl IntoIterator<Item = u32>) {
+        self.set(key, Value::Array(Array::U32(values.into_iter().collect())));
+    }
+
     /// The first of `names` that is present and not null.
     pub fn get(&self, names: &[&str]) -> Option<&Json> {
         names.iter().filter_map(|n| self.config.get(*n)).find(|v| !v.is_null())
@@ -280,10 +315,12 @@ impl Hf {
         let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
         let both = number("mscale").filter(|m| *m != 0.0).zip(number("mscale_all_dim").filter(|m| *m != 0.0));
         let wanted = number("attention_factor").or(both.map(|(m, all)| magnitude(m) / magnitude(all)));
-        if let Some(wanted) = wanted {
-            self.set("rope.scaling.attn_factor", (wanted / magnitude(1.0)) as f32);
+        let all = number("mscale_all_dim").filter(|m| *m != 0.0);
+        let implied = if all.is_some() { 1.0 } else { magnitude(1.0) };
+        if let Some(wanted) = wanted.filter(|w| *w != implied) {
+            self.set("rope.scaling.attn_factor", (wanted / implied) as f32);
         }
-        if let Some(all) = number("mscale_all_dim") {
+        if let Some(all) = all {
             self.set("rope.scaling.yarn_log_multiplier", (0.1 * all) as f32);
         }
         if params.get("truncate").and_then(Json::as_bool) == Some(false) {
