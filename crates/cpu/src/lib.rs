@@ -37,8 +37,9 @@ pub struct Options {
     pub context: usize,
     /// Pages in the pool. By default as many as one sequence of `context` positions needs.
     pub pages: Option<usize>,
-    /// Type of cached keys and values.
-    pub cache_type: KvType,
+    /// Type of cached keys and values. By default F32 where every matrix is F32, so that nothing is rounded that was
+    /// not, else F16.
+    pub cache_type: Option<KvType>,
     /// Names of values to keep readable after a step (see [`Cpu::tap`]).
     pub taps: Vec<String>,
 }
@@ -52,7 +53,7 @@ impl Default for Options {
             sequences: 1,
             context: 4096,
             pages: None,
-            cache_type: KvType::F16,
+            cache_type: None,
             taps: vec![],
         }
     }
@@ -107,9 +108,12 @@ impl Cpu {
         let keep: Vec<Value> = taps.iter().map(|t| t.1).collect();
         let layout = Arena::new(plan, limits, &keep);
         let pages = options.pages.unwrap_or(options.context.div_ceil(PAGE));
-        let caches = plan.caches().iter().map(|c| sequences::cache(c, options.cache_type, pages));
+        let weights = weights::prepare(plan, source, &pool)?;
+        let exact = weights.iter().all(Prepared::is_f32);
+        let cache_type = options.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
+        let caches = plan.caches().iter().map(|c| sequences::cache(c, cache_type, pages));
         Ok(Cpu {
-            weights: weights::prepare(plan, source, &pool)?,
+            weights,
             caches: caches.collect::<Result<_, _>>()?,
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
             arena: vec![0.0; layout.len()],

@@ -3,7 +3,7 @@
 use allod_formats::{WeightSource, codec};
 use allod_kernels::{conv, linear, pool::Pool};
 use allod_plan::{Op, Param, Plan};
-use allod_tensor::Tensor;
+use allod_tensor::{DType, Tensor};
 
 /// Why weights could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,14 @@ impl Prepared {
             Prepared::Matrix(w) => w.packed_bytes().len(),
             Prepared::Table(t) => t.data.len(),
             Prepared::Vector(v) => v.len() * 4,
+        }
+    }
+
+    pub(crate) fn is_f32(&self) -> bool {
+        match self {
+            Prepared::Matrix(w) => w.dtype() == DType::F32,
+            Prepared::Table(t) => t.dtype == DType::F32,
+            Prepared::Vector(_) => true,
         }
     }
 

@@ -107,15 +107,18 @@ pub struct Session {
     capacity: Capacity,
     pool: PagePool,
     sequence: Sequence,
+    /// Slots for recurrent states; 0 for a model without any.
+    states: usize,
     checkpoints: Checkpoints,
 }
 
 impl Session {
-    /// An empty conversation. It takes the backend's pages for itself and, if there are recurrent states, slot 0 for
-    /// the conversation and the other slots for checkpoints.
-    pub fn new(mut backend: Box<dyn Backend>) -> Session {
+    /// An empty conversation. It takes the backend's pages for itself and, if the model is `recurrent` (its plan has
+    /// states), slot 0 for the conversation and the other slots for checkpoints.
+    pub fn new(mut backend: Box<dyn Backend>, recurrent: bool) -> Session {
         let capacity = backend.capacity();
-        if capacity.states > 0 {
+        let states = if recurrent { capacity.states } else { 0 };
+        if recurrent {
             backend.clear_state(0);
         }
         Session {
@@ -123,13 +126,19 @@ impl Session {
             capacity,
             pool: PagePool::new(capacity.pages),
             sequence: Sequence::new(0),
-            checkpoints: Checkpoints::new(capacity.states),
+            states,
+            checkpoints: Checkpoints::new(states),
         }
     }
 
     /// Positions of the context.
     pub fn context(&self) -> usize {
         self.capacity.context.min(self.capacity.pages * PAGE)
+    }
+
+    /// Size of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.capacity.width
     }
 
     /// The tokens in the cache.
@@ -169,7 +178,7 @@ impl Session {
 
     /// Goes back to position `length`; a recurrent model to the nearest checkpoint before it, or to the beginning.
     fn rewind(&mut self, mut length: usize) {
-        if self.capacity.states > 0 && length < self.tokens().len() {
+        if self.states > 0 && length < self.tokens().len() {
             length = match self.checkpoints.nearest(length) {
                 Some((slot, position)) => {
                     self.backend.copy_state(slot, self.sequence.state());
@@ -266,7 +275,7 @@ impl Generation<'_> {
     fn prompt(&mut self) -> Result<Event, Error> {
         let total = self.request.prompt.len();
         let done = self.session.tokens().len();
-        let recurrent = self.session.capacity.states > 1;
+        let recurrent = self.session.states > 1;
         if recurrent && done + 1 == total {
             self.session.checkpoint();
         }

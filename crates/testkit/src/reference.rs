@@ -38,8 +38,9 @@ struct Machine<'a> {
 impl Machine<'_> {
     /// A weight as rows of its last axis.
     fn weight(&self, p: Param) -> Rows {
-        let t = self.source.tensor(&self.plan.param(p).name).unwrap();
-        let values = codec::to_f32(&t).unwrap();
+        let name = &self.plan.param(p).name;
+        let t = self.source.tensor(name).unwrap_or_else(|e| panic!("{e}"));
+        let values = codec::to_f32(&t).unwrap_or_else(|e| panic!("{name}: {e}"));
         values.chunks(t.columns()).map(|r| r.iter().map(|&v| f64::from(v)).collect()).collect()
     }
     fn vector(&self, p: Param) -> Vec<f64> {
@@ -109,7 +110,10 @@ impl Machine<'_> {
             }
             Op::Concat { groups } => (0..x.len())
                 .map(|t| {
-                    let part = |g: usize, i: &Rows| i[t].chunks(i[t].len() / groups).nth(g).unwrap().to_vec();
+                    let part = |g: usize, i: &Rows| {
+                        let size = i[t].len() / groups;
+                        i[t][g * size..(g + 1) * size].to_vec()
+                    };
                     (0..*groups).flat_map(|g| ins.iter().flat_map(move |i| part(g, i))).collect()
                 })
                 .collect(),
@@ -254,8 +258,7 @@ impl Machine<'_> {
         let (a, d) = (self.weight(s.a), self.vector(s.d));
         let mut state = vec![vec![0.0; s.state_dim]; d.len()];
         let mut out = Rows::new();
-        for t in 0..ins[0].len() {
-            let (x, dt, b, c) = (&ins[0][t], &ins[1][t], &ins[2][t], &ins[3][t]);
+        for (((x, dt), b), c) in ins[0].iter().zip(&ins[1]).zip(&ins[2]).zip(&ins[3]) {
             let channel = |(i, h): (usize, &mut Vec<f64>)| {
                 for n in 0..s.state_dim {
                     h[n] = h[n] * (dt[i] * a[i][n]).exp() + dt[i] * b[n] * x[i];
@@ -272,17 +275,17 @@ impl Machine<'_> {
         let head_dim = ins[0][0].len() / s.heads;
         let mut state = vec![vec![0.0; s.state_dim]; s.heads * head_dim];
         let mut out = Rows::new();
-        for t in 0..ins[0].len() {
+        for (((x, dt), b), c) in ins[0].iter().zip(&ins[1]).zip(&ins[2]).zip(&ins[3]) {
             let row = |(i, h): (usize, &mut Vec<f64>)| {
                 let head = i / head_dim;
                 let group = head / (s.heads / s.groups) * s.state_dim;
-                let dt = act(Act::Softplus, ins[1][t][head] + bias[head]);
+                let dt = act(Act::Softplus, dt[head] + bias[head]);
                 let dt = dt.clamp(f64::from(s.dt_limit.0), f64::from(s.dt_limit.1));
-                let (b, c) = (&ins[2][t][group..][..s.state_dim], &ins[3][t][group..][..s.state_dim]);
+                let (b, c) = (&b[group..][..s.state_dim], &c[group..][..s.state_dim]);
                 for n in 0..s.state_dim {
-                    h[n] = h[n] * (dt * a[head]).exp() + dt * b[n] * ins[0][t][i];
+                    h[n] = h[n] * (dt * a[head]).exp() + dt * b[n] * x[i];
                 }
-                dot(h, c) + d[head] * ins[0][t][i]
+                dot(h, c) + d[head] * x[i]
             };
             out.push(state.iter_mut().enumerate().map(row).collect());
         }
@@ -292,8 +295,7 @@ impl Machine<'_> {
 
 fn delta_rule(r: &DeltaRule, ins: &[Rows]) -> Rows {
     let mut state = vec![vec![vec![0.0; r.value_dim]; r.key_dim]; r.value_heads];
-    let mut out = Rows::new();
-    for t in 0..ins[0].len() {
+    let token = |t: usize| {
         let mut row = vec![];
         for (h, s) in state.iter_mut().enumerate() {
             let kh = h / (r.value_heads / r.key_heads) * r.key_dim;
@@ -306,9 +308,9 @@ fn delta_rule(r: &DeltaRule, ins: &[Rows]) -> Rows {
                 row.push((0..r.key_dim).map(|i| s[i][j] * q[i]).sum::<f64>() * f64::from(r.scale));
             }
         }
-        out.push(row);
-    }
-    out
+        row
+    };
+    (0..ins[0].len()).map(token).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -13,7 +13,7 @@ fn cpu(c: &Case, isa: Isa, threads: usize, sequences: usize, rows: usize) -> Cpu
         sequences,
         context: LENGTH,
         pages: Some(sequences * LENGTH.div_ceil(allod_plan::PAGE)),
-        cache_type: KvType::F32,
+        cache_type: Some(KvType::F32),
         taps: vec![],
     };
     Cpu::new(&c.plan, &c.source, Arc::new(Pool::new(threads)), &options).unwrap_or_else(|e| panic!("{}: {e}", c.name))

@@ -41,7 +41,7 @@ fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
 fn a_prompt_is_fed_in_chunks_and_continued() {
     let toy = Toy::new(CAPACITY);
     let log = toy.log();
-    let mut session = Session::new(Box::new(toy));
+    let mut session = Session::new(Box::new(toy), false);
     let prompt: Vec<u32> = (0..20).collect();
     let (ids, reason, stats) = answer(&mut session, request(&prompt, 30));
     assert_eq!(ids, expected(&prompt, 30));
@@ -54,7 +54,7 @@ fn a_prompt_is_fed_in_chunks_and_continued() {
 
 #[test]
 fn stop_tokens_end_the_answer_and_are_not_part_of_it() {
-    let mut session = Session::new(Box::new(Toy::new(CAPACITY)));
+    let mut session = Session::new(Box::new(Toy::new(CAPACITY)), false);
     let ids = expected(&[1, 2, 3], 6);
     let cut = ids.iter().position(|id| *id == ids[5]).unwrap();
     let stop = Request { eos: vec![ids[5]], ..request(&[1, 2, 3], 30) };
@@ -68,7 +68,7 @@ fn stop_tokens_end_the_answer_and_are_not_part_of_it() {
 
 #[test]
 fn nothing_is_cut_silently() {
-    let mut session = Session::new(Box::new(Toy::new(CAPACITY)));
+    let mut session = Session::new(Box::new(Toy::new(CAPACITY)), false);
     let (ids, reason, _) = answer(&mut session, request(&[1; 90], 500));
     assert_eq!((ids.len(), reason), (10, Finish::ContextFull));
     let long = session.generate(request(&[1; 100], 5)).err().unwrap();
@@ -82,7 +82,7 @@ fn nothing_is_cut_silently() {
 
 #[test]
 fn cancelling_ends_the_answer_and_the_session_goes_on() {
-    let mut session = Session::new(Box::new(Toy::new(CAPACITY)));
+    let mut session = Session::new(Box::new(Toy::new(CAPACITY)), false);
     let cancel = Cancel::default();
     let mut generation = session.generate(Request { cancel: cancel.clone(), ..request(&[3, 4], 50) }).unwrap();
     assert!(matches!(generation.next(), Some(Ok(Event::Token(_)))));
@@ -97,7 +97,7 @@ fn cancelling_ends_the_answer_and_the_session_goes_on() {
 fn broken_logits_end_this_answer_only() {
     let mut toy = Toy::new(CAPACITY);
     toy.breaks_at = 5;
-    let mut session = Session::new(Box::new(toy));
+    let mut session = Session::new(Box::new(toy), false);
     let events: Vec<_> = session.generate(request(&[1, 2, 3], 50)).unwrap().collect();
     assert_eq!(events.len(), 4);
     assert!(matches!(events[3], Err(Error::Sample(SampleError::NotFinite { .. }))));
@@ -108,7 +108,7 @@ fn broken_logits_end_this_answer_only() {
 fn a_recurrent_model_goes_on_from_its_checkpoint() {
     let toy = Toy::new(Capacity { states: 3, ..CAPACITY });
     let log = toy.log();
-    let mut session = Session::new(Box::new(toy));
+    let mut session = Session::new(Box::new(toy), true);
     let prompt: Vec<u32> = (0..20).collect();
     let first = answer(&mut session, request(&prompt, 5)).0;
     assert_eq!(first, expected(&prompt, 5));
@@ -169,7 +169,7 @@ proptest! {
         states in 0usize..4,
         rows in 1usize..20,
     ) {
-        let mut session = Session::new(Box::new(Toy::new(Capacity { states, rows, ..CAPACITY })));
+        let mut session = Session::new(Box::new(Toy::new(Capacity { states, rows, ..CAPACITY })), states > 0);
         for prompt in prompts {
             prop_assert_eq!(answer(&mut session, request(&prompt, 8)).0, expected(&prompt, 8));
         }

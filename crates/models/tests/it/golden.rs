@@ -70,7 +70,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
         sequences: ids.len(),
         context: length,
         pages: Some(per * ids.len()),
-        cache_type: KvType::F32,
+        cache_type: Some(KvType::F32),
         taps: vec![],
     };
     let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(cut.threads)), &options).unwrap();

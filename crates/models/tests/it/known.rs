@@ -10,7 +10,7 @@ use std::{path::Path, sync::Arc};
 fn greedy(path: &Path, prompt: &[u32], total: usize) -> Vec<u32> {
     let m = open(path, None).unwrap();
     let context = total.next_multiple_of(PAGE);
-    let options = Options { context, cache_type: KvType::F32, ..Options::default() };
+    let options = Options { context, cache_type: Some(KvType::F32), ..Options::default() };
     let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(2)), &options).unwrap();
     let pages: Vec<u32> = (0..(context / PAGE) as u32).collect();
     let mut ids = prompt.to_vec();
