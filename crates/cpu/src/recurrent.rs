@@ -1,11 +1,11 @@
 //! Operations that carry state from step to step: convolutions and scans. States lie in slots, one for each sequence.
 
-use crate::{Cpu, arena::views};
+use crate::{Cpu, arena::views, run::activation};
 use allod_kernels::{
-    conv, delta, ssm,
+    act, conv, delta, ssm,
     state::{Columns, StateRows},
 };
-use allod_plan::{Conv1d, DeltaRule, SelectiveScan, StateSpaceDual, Step, StepError, Value};
+use allod_plan::{Act, Conv1d, DeltaRule, SelectiveScan, StateSpaceDual, Step, StepError, Value};
 
 /// The rows of each sequence and the slot of its state.
 fn rows(step: &Step<'_>) -> Vec<StateRows> {
@@ -20,10 +20,13 @@ impl Cpu {
             w: self.weights[c.weight.index()].vector(),
             bias: c.bias.map(|b| self.weights[b.index()].vector()),
             taps: c.kernel,
-            silu: c.silu,
+            silu: c.act == Some(Act::Silu),
         };
         let states = &mut self.states[c.state.index()];
         conv::conv1d(&self.pool, self.isa, &filter, Columns::all(x, width), &rows(step), states, y);
+        if let Some(a) = c.act.filter(|&a| a != Act::Silu) {
+            act::activate(self.isa, activation(a), y);
+        }
         Ok(())
     }
 

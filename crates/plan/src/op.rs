@@ -315,8 +315,8 @@ pub struct Conv1d {
     pub bias: Option<Param>,
     /// Taps.
     pub kernel: usize,
-    /// Whether `x · sigmoid(x)` follows.
-    pub silu: bool,
+    /// Applied to the result.
+    pub act: Option<Act>,
 }
 
 /// Parameters of [`Op::SelectiveScan`] (Gu & Dao 2023).

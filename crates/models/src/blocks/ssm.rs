@@ -123,5 +123,5 @@ pub(super) fn conv(m: &mut Scope<'_, '_>, x: Value, kernel: usize) -> Value {
     let weight: Param = m.param("ssm_conv1d.weight", &[width, kernel]);
     let bias = m.optional("ssm_conv1d.bias", &[width]);
     let state = m.state(kernel.saturating_sub(1) * width);
-    m.conv1d(x, Conv1d { state, weight, bias, kernel, silu: true })
+    m.conv1d(x, Conv1d { state, weight, bias, kernel, act: Some(Act::Silu) })
 }
