@@ -184,18 +184,19 @@ impl Hf {
     }
     /// Copies a number, where present.
     pub fn copy_float(&mut self, name: &str, key: &str) {
-        self.derive(name, key, |v| v, |v| v);
+        if self.back {
+            self.meta.float(&self.key(key)).into_iter().for_each(|v| self.field(name, number(v)));
+        } else if let Some(v) = self.float(name) {
+            self.set(key, v);
+        }
     }
-    /// Copies a number through a function and its inverse, where present.
+    /// Copies a number through a function and, to the nearest whole number, back, where present.
     pub fn derive(&mut self, name: &str, key: &str, to: fn(f32) -> f32, from: fn(f32) -> f32) {
         if !self.back {
             return self.float(name).into_iter().for_each(|v| self.set(key, to(v)));
         }
         if let Some(v) = self.meta.float(&self.key(key)) {
-            let exact = from(v);
-            // What was a whole number is one again, in spite of rounding.
-            let whole = exact.round();
-            self.field(name, number(if to(whole) == v { whole } else { exact }));
+            self.field(name, from(v).round() as i64);
         }
     }
     /// Copies a flag, where present.
