@@ -23,8 +23,7 @@ pub(super) fn max_rows(isa: Isa) -> usize {
 pub(super) fn direct_rows(isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 0,
-        Isa::Avx2 => 6,
-        Isa::Avx512 => 8,
+        Isa::Avx2 | Isa::Avx512 => 6,
     }
 }
 
@@ -58,27 +57,21 @@ impl Product<'_> {
         assert!(self.depth * PAGE <= self.b.len() && last * self.c_stride + PAGE <= self.c.len());
         let c = self.c.as_mut_ptr();
         let x = &self;
-        // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
-        unsafe { with_wide!(isa, panel(x: &Product<'_>, c: *mut f32)) }
+        macro_rules! rows {
+            ($($n:literal)*) => {
+                match x.rows {
+                    // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
+                    $($n => unsafe { with_wide!(isa, panel::<$n>(x: &Product<'_>, c: *mut f32)) },)*
+                    rows => unreachable!("{rows} rows in one product"),
+                }
+            };
+        }
+        rows!(1 2 3 4 5 6 7 8 9 10 11 12)
     }
 }
 
 #[inline(always)]
-unsafe fn panel<V: Sixteen>(x: &Product<'_>, c: *mut f32) {
-    macro_rules! rows {
-        ($($n:literal)*) => {
-            match x.rows {
-                // SAFETY: the caller's promises.
-                $($n => unsafe { panel_rows::<V, $n>(x, c) },)*
-                rows => unreachable!("{rows} rows in one product"),
-            }
-        };
-    }
-    rows!(1 2 3 4 5 6 7 8 9 10 11 12)
-}
-
-#[inline(always)]
-unsafe fn panel_rows<V: Sixteen, const ROWS: usize>(x: &Product<'_>, c: *mut f32) {
+unsafe fn panel<V: Sixteen, const ROWS: usize>(x: &Product<'_>, c: *mut f32) {
     // SAFETY: rows and depth stay below what `run` checked.
     unsafe {
         let (a, b) = (x.a.as_ptr(), x.b.as_ptr());
@@ -119,30 +112,34 @@ pub(super) struct Keys<'a> {
 /// Calls `$f::<V, S, rows, n>($x, at, $c)` for all of `0..$count`, `n` at a time: as many as registers hold and as keep
 /// enough chains in flight to hide the latency of a multiply-add.
 macro_rules! side_by_side {
-    ($f:ident, $x:expr, $c:expr, $count:expr; $($rows:literal: $few:literal $many:literal),*) => {
-        match $x.rows {
-            $($rows => {
-                let mut at = 0;
-                if V::REGISTERS >= 32 {
-                    while $count - at >= $many {
-                        // SAFETY: the caller's promises.
-                        unsafe { $f::<V, S, $rows, $many>($x, at, $c) };
-                        at += $many;
-                    }
-                }
-                while $count - at >= $few {
-                    // SAFETY: as above.
-                    unsafe { $f::<V, S, $rows, $few>($x, at, $c) };
-                    at += $few;
+    ($isa:expr, $f:ident::<$S:ident>($x:ident: $X:ty, $count:expr, $c:ident);
+     $($rows:literal: $two:literal $five:literal),*) => {{
+        let mut at = 0;
+        match ($isa, $x.rows) {
+            $(#[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, $rows) => {
+                while $count - at >= $two {
+                    with_wide!(avx2 $f::<$S, $rows, $two>($x: $X, at: usize, $c: *mut f32));
+                    at += $two;
                 }
                 if at < $count {
-                    // SAFETY: as above.
-                    unsafe { $f::<V, S, $rows, 1>($x, at, $c) };
+                    with_wide!(avx2 $f::<$S, $rows, 1>($x: $X, at: usize, $c: *mut f32));
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, $rows) => {
+                while $count - at >= $five {
+                    with_wide!(avx512 $f::<$S, $rows, $five>($x: $X, at: usize, $c: *mut f32));
+                    at += $five;
+                }
+                while at < $count {
+                    with_wide!(avx512 $f::<$S, $rows, 1>($x: $X, at: usize, $c: *mut f32));
+                    at += 1;
                 }
             })*
-            rows => unreachable!("{rows} rows in one product"),
+            (isa, rows) => unreachable!("{rows} rows read the cache on {isa}"),
         }
-    };
+    }};
 }
 
 impl Keys<'_> {
@@ -159,7 +156,10 @@ impl Keys<'_> {
         let c = self.c.as_mut_ptr();
         let x = &self;
         // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
-        unsafe { with_wide!(isa, keys(x: &Keys<'_>, c: *mut f32)) }
+        unsafe {
+            with_source!(x.dtype, S => side_by_side!(isa, keys::<S>(x: &Keys<'_>, n, c);
+                1: 2 4, 2: 2 4, 3: 1 4, 4: 1 2, 5: 1 2, 6: 1 2))
+        }
     }
 }
 
@@ -174,17 +174,7 @@ fn plane_bytes(dtype: KvType, elements: usize) -> usize {
 }
 
 #[inline(always)]
-unsafe fn keys<V: Sixteen>(x: &Keys<'_>, c: *mut f32) {
-    #[inline(always)]
-    unsafe fn go<V: Sixteen, S: Source>(x: &Keys<'_>, c: *mut f32) {
-        side_by_side!(keys_rows, x, c, x.planes.len(); 1: 2 4, 2: 2 4, 3: 1 4, 4: 1 2, 5: 1 2, 6: 1 2, 7: 1 2, 8: 1 2);
-    }
-    // SAFETY: the caller's promises.
-    unsafe { with_source!(x.dtype, go::<V>(x, c)) }
-}
-
-#[inline(always)]
-unsafe fn keys_rows<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Keys<'_>, page: usize, c: *mut f32) {
+unsafe fn keys<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Keys<'_>, page: usize, c: *mut f32) {
     // SAFETY: pages, rows and depth stay below what `run` checked.
     unsafe {
         let planes: [*const u8; N] = std::array::from_fn(|n| x.planes[page + n].as_ptr());
@@ -244,26 +234,15 @@ impl Values<'_> {
         let c = self.c.as_mut_ptr();
         let x = &self;
         // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
-        unsafe { with_wide!(isa, values(x: &Values<'_>, c: *mut f32)) }
+        unsafe {
+            with_source!(x.dtype, S => side_by_side!(isa, values::<S>(x: &Values<'_>, x.panels, c);
+                1: 2 4, 2: 2 4, 3: 2 4, 4: 1 4, 5: 1 2, 6: 1 2))
+        }
     }
 }
 
 #[inline(always)]
-unsafe fn values<V: Sixteen>(x: &Values<'_>, c: *mut f32) {
-    #[inline(always)]
-    unsafe fn go<V: Sixteen, S: Source>(x: &Values<'_>, c: *mut f32) {
-        side_by_side!(values_rows, x, c, x.panels; 1: 2 4, 2: 2 4, 3: 2 4, 4: 1 4, 5: 1 2, 6: 1 2, 7: 1 2, 8: 1 2);
-    }
-    // SAFETY: the caller's promises.
-    unsafe { with_source!(x.dtype, go::<V>(x, c)) }
-}
-
-#[inline(always)]
-unsafe fn values_rows<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(
-    x: &Values<'_>,
-    panel: usize,
-    c: *mut f32,
-) {
+unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Values<'_>, panel: usize, c: *mut f32) {
     // SAFETY: panels and rows stay below what `run` checked.
     unsafe {
         let (plane, w, c) = (x.plane.as_ptr(), x.w.as_ptr(), c.add(panel * PAGE));

@@ -120,43 +120,50 @@ impl Source for Q4 {
     }
 }
 
-/// Calls `$f::<Source>(…)` for a type known at run time.
+/// Evaluates `$body` with `$S` standing for the source of a type known at run time.
 macro_rules! with_source {
-    ($dtype:expr, $f:ident :: <$($g:tt),*> ($($arg:expr),*)) => {
+    ($dtype:expr, $S:ident => $body:expr) => {
+        with_source!($dtype, $S => $body; F32 F32, F16 F16, BF16 BF16, Q8_0 Q8, Q4_0 Q4)
+    };
+    ($dtype:expr, $S:ident => $body:expr; $($kind:ident $source:ident),*) => {
         match $dtype {
-            $crate::attention::KvType::F32 => $f::<$($g,)* $crate::attention::source::F32>($($arg),*),
-            $crate::attention::KvType::F16 => $f::<$($g,)* $crate::attention::source::F16>($($arg),*),
-            $crate::attention::KvType::BF16 => $f::<$($g,)* $crate::attention::source::BF16>($($arg),*),
-            $crate::attention::KvType::Q8_0 => $f::<$($g,)* $crate::attention::source::Q8>($($arg),*),
-            $crate::attention::KvType::Q4_0 => $f::<$($g,)* $crate::attention::source::Q4>($($arg),*),
+            $($crate::attention::KvType::$kind => {
+                type $S = $crate::attention::source::$source;
+                $body
+            })*
         }
     };
 }
 pub(super) use with_source;
 
-/// Calls `$f::<V, …>(…)` with the vectors of an instruction set, inside a function that enables it. The arguments'
-/// types are spelled out because they become those of that function.
+/// Calls `$f::<V, …>(…)` with an instruction set's vectors, from a function of its own that enables the instructions:
+/// a function per call, because the compiler runs out of registers where several such loops meet in one. The
+/// arguments' types are spelled out because they become those of that function.
 macro_rules! with_wide {
-    ($isa:expr, $f:ident($($arg:ident: $ty:ty),*)) => {{
-        #[cfg(target_arch = "x86_64")]
+    (avx2 $f:ident::<$($g:tt),*>($($arg:ident: $ty:ty),*)) => {{
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2($($arg: $ty),*) {
             // SAFETY: the caller's promises.
-            unsafe { $f::<$crate::attention::wide::x86::Pair>($($arg),*) }
+            unsafe { $f::<$crate::attention::wide::x86::Pair $(, $g)*>($($arg),*) }
         }
-        #[cfg(target_arch = "x86_64")]
+        avx2($($arg),*)
+    }};
+    (avx512 $f:ident::<$($g:tt),*>($($arg:ident: $ty:ty),*)) => {{
         #[target_feature(enable = "avx512f,avx2,fma,f16c")]
         unsafe fn avx512($($arg: $ty),*) {
             // SAFETY: the caller's promises.
-            unsafe { $f::<std::arch::x86_64::__m512>($($arg),*) }
+            unsafe { $f::<std::arch::x86_64::__m512 $(, $g)*>($($arg),*) }
         }
+        avx512($($arg),*)
+    }};
+    ($isa:expr, $f:ident::<$($g:tt),*>($($arg:ident: $ty:ty),*)) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Isa::Avx2 => avx2($($arg),*),
+            $crate::isa::Isa::Avx2 => with_wide!(avx2 $f::<$($g),*>($($arg: $ty),*)),
             #[cfg(target_arch = "x86_64")]
-            $crate::isa::Isa::Avx512 => avx512($($arg),*),
-            _ => $f::<[f32; $crate::attention::PAGE]>($($arg),*),
+            $crate::isa::Isa::Avx512 => with_wide!(avx512 $f::<$($g),*>($($arg: $ty),*)),
+            _ => $f::<[f32; $crate::attention::PAGE] $(, $g)*>($($arg),*),
         }
-    }};
+    };
 }
 pub(super) use with_wide;

@@ -12,7 +12,7 @@ use crate::twin::twin;
 pub(super) fn keys(isa: Isa, dtype: KvType, plane: &[u8], out: &mut [f32]) {
     debug_assert!(out.len() / PAGE <= numbers(dtype, plane));
     // SAFETY: the machine has what its `Isa` says; the plane holds the rows that `out` asks for.
-    unsafe { with_wide!(isa, all_keys(dtype: KvType, plane: &[u8], out: &mut [f32])) }
+    unsafe { with_source!(dtype, S => with_wide!(isa, all_keys::<S>(plane: &[u8], out: &mut [f32]))) }
 }
 
 /// A value plane as panels of 16 elements, each `[16 positions][16]`, `stride` numbers apart.
@@ -20,7 +20,11 @@ pub(super) fn values(isa: Isa, dtype: KvType, plane: &[u8], out: &mut [f32], str
     let panels = numbers(dtype, plane) / PAGE;
     assert!(panels == 0 || (panels - 1) * stride + PAGE * PAGE <= out.len());
     // SAFETY: as above; the assertion bounds what is written.
-    unsafe { with_wide!(isa, all_values(dtype: KvType, plane: &[u8], out: &mut [f32], stride: usize, panels: usize)) }
+    unsafe {
+        with_source!(dtype, S => {
+            with_wide!(isa, all_values::<S>(plane: &[u8], out: &mut [f32], stride: usize, panels: usize))
+        })
+    }
 }
 
 /// The first `dims` elements of a key plane as value panels; `spare` holds `[k_dim][16]`.
@@ -47,38 +51,28 @@ fn numbers(dtype: KvType, plane: &[u8]) -> usize {
 }
 
 #[inline(always)]
-unsafe fn all_keys<V: Sixteen>(dtype: KvType, plane: &[u8], out: &mut [f32]) {
-    #[inline(always)]
-    unsafe fn go<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32]) {
-        for (block, out) in out.chunks_mut(BLOCK * PAGE).enumerate() {
-            // SAFETY: the plane holds as many blocks as `out`.
-            let scale = unsafe { S::key_scale::<V>(plane.as_ptr(), block) };
-            for (i, row) in out.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
-                // SAFETY: as above, and a row holds 16 numbers.
-                unsafe { S::key::<V>(plane.as_ptr(), block * BLOCK + i, scale).store(row.as_mut_ptr()) };
-            }
+unsafe fn all_keys<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32]) {
+    for (block, out) in out.chunks_mut(BLOCK * PAGE).enumerate() {
+        // SAFETY: the plane holds as many blocks as `out`.
+        let scale = unsafe { S::key_scale::<V>(plane.as_ptr(), block) };
+        for (i, row) in out.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
+            // SAFETY: as above, and a row holds 16 numbers.
+            unsafe { S::key::<V>(plane.as_ptr(), block * BLOCK + i, scale).store(row.as_mut_ptr()) };
         }
     }
-    // SAFETY: the caller's promises.
-    unsafe { with_source!(dtype, go::<V>(plane, out)) }
 }
 
 #[inline(always)]
-unsafe fn all_values<V: Sixteen>(dtype: KvType, plane: &[u8], out: &mut [f32], stride: usize, panels: usize) {
-    #[inline(always)]
-    unsafe fn go<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32], stride: usize, panels: usize) {
-        for panel in 0..panels {
-            let rows = &mut out[panel * stride..][..PAGE * PAGE];
-            // SAFETY: the plane holds `panels` panels.
-            let scales = unsafe { S::value_scales::<V>(plane.as_ptr(), panel / 2) };
-            for (slot, row) in rows.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
-                // SAFETY: as above, and a row holds 16 numbers.
-                unsafe { S::value::<V>(plane.as_ptr(), panel, slot, scales[slot]).store(row.as_mut_ptr()) };
-            }
+unsafe fn all_values<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32], stride: usize, panels: usize) {
+    for panel in 0..panels {
+        let rows = &mut out[panel * stride..][..PAGE * PAGE];
+        // SAFETY: the plane holds `panels` panels.
+        let scales = unsafe { S::value_scales::<V>(plane.as_ptr(), panel / 2) };
+        for (slot, row) in rows.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
+            // SAFETY: as above, and a row holds 16 numbers.
+            unsafe { S::value::<V>(plane.as_ptr(), panel, slot, scales[slot]).store(row.as_mut_ptr()) };
         }
     }
-    // SAFETY: the caller's promises.
-    unsafe { with_source!(dtype, go::<V>(plane, out, stride, panels)) }
 }
 
 twin! {

@@ -13,8 +13,6 @@ use super::cache::{PAGE, half_to_f32};
 /// All functions: the machine has the instructions of the type, and pointers have as many bytes behind them as 16
 /// numbers of the named type take. Pointers need no alignment.
 pub(super) trait Sixteen: Copy {
-    /// Registers that hold such sixteens.
-    const REGISTERS: usize;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
@@ -31,7 +29,6 @@ pub(super) trait Sixteen: Copy {
 }
 
 impl Sixteen for [f32; PAGE] {
-    const REGISTERS: usize = 8;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         [x; PAGE]
@@ -120,7 +117,6 @@ pub(super) mod x86 {
     }
 
     impl Sixteen for Pair {
-        const REGISTERS: usize = 8;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the trait's contract, here and below.
@@ -187,7 +183,6 @@ pub(super) mod x86 {
 
     /// AVX-512F.
     impl Sixteen for __m512 {
-        const REGISTERS: usize = 32;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the trait's contract, here and below.
