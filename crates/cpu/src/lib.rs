@@ -61,6 +61,7 @@ impl Default for Options {
 /// A model prepared for this machine's CPU.
 pub struct Cpu {
     plan: Arc<Plan>,
+    causal: bool,
     pool: Arc<Pool>,
     isa: Isa,
     capacity: Capacity,
@@ -124,6 +125,7 @@ impl Cpu {
                 context: options.context,
             },
             isa: options.isa,
+            causal: plan.is_causal(),
             plan: Arc::new(plan.clone()),
             pool,
             limits,
@@ -170,6 +172,10 @@ impl Backend for Cpu {
 
     fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
         sequences::check(step, &self.capacity, self.limits, self.vocabulary())?;
+        if let Some(s) = step.sequences.iter().find(|s| s.start != 0 && !self.causal) {
+            let what = format!("rows see what comes after them, so position {} cannot come by itself", s.start);
+            return Err(StepError::Inconsistent(what));
+        }
         self.last =
             RowLimits { tokens: step.tokens.len(), outputs: step.outputs.len(), sequences: step.sequences.len() };
         if step.tokens.is_empty() {

@@ -1,9 +1,9 @@
 //! What a model says about itself, read from GGUF metadata. Hugging Face configurations arrive in the same form
 //! (see [`crate::hf`]), so there is one way to read them.
 
-use crate::{Error, rope::Scaling};
+use crate::{Error, Output, output::Pooling, rope::Scaling};
 use allod_formats::{Metadata, WeightSource};
-use allod_plan::{Mask, RopeStyle};
+use allod_plan::{Act, Mask, RopeStyle};
 
 /// The configuration of a model: what nearly all have, and any other key of its architecture by name.
 #[derive(Clone, Debug)]
@@ -32,6 +32,14 @@ pub struct Config {
     pub rope_dims: usize,
     /// Context extension.
     pub rope_scaling: Scaling,
+    /// The activation function, where the file names one.
+    pub act: Option<Act>,
+    /// False where rows see what comes after them (`attention.causal`).
+    pub causal: bool,
+    /// What the plan returns.
+    pub output: Output,
+    /// How sequences become vectors, where the file says.
+    pub pooling: Option<Pooling>,
     heads: Vec<usize>,
     kv_heads: Vec<usize>,
     ff: Vec<usize>,
@@ -86,6 +94,10 @@ impl Config {
             rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
             rope_dims,
             rope_scaling: Scaling::read(&keys)?,
+            act: activation(&keys)?,
+            causal: meta.bool(&format!("{arch}.attention.causal")).unwrap_or(true),
+            output: Output::default(),
+            pooling: Pooling::read(&keys)?,
             heads,
             kv_heads,
             ff,
@@ -145,9 +157,16 @@ impl Config {
 
     /// The mask of layer `i`: see [`Config::slides`].
     pub fn mask(&self, i: usize, default: usize) -> Mask {
-        match self.uint("attention.sliding_window") {
-            Some(w) if w > 0 && self.slides(i, default) => Mask::Window(w),
-            _ => Mask::Causal,
+        self.mask_if(self.slides(i, default))
+    }
+
+    /// The mask of a layer that slides or does not. Where rows see both sides, half of the window lies on each.
+    pub fn mask_if(&self, slides: bool) -> Mask {
+        match (self.uint("attention.sliding_window"), self.causal) {
+            (Some(w @ 1..), true) if slides => Mask::Window(w),
+            (Some(w @ 1..), false) if slides => Mask::Local(w / 2),
+            (_, true) => Mask::Causal,
+            (_, false) => Mask::Full,
         }
     }
 
@@ -232,6 +251,25 @@ impl Keys<'_> {
             None => Err(self.bad(key, "unsigned integers".into(), format!("{list:?}"))),
         }
     }
+}
+
+/// `hidden_activation`, by Transformers' names.
+fn activation(keys: &Keys<'_>) -> Result<Option<Act>, Error> {
+    let key = "hidden_activation";
+    Ok(Some(match keys.meta.str(&keys.full(key)) {
+        None => return Ok(None),
+        Some("gelu") => Act::Gelu,
+        Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Act::GeluTanh,
+        Some("quick_gelu") => Act::GeluQuick,
+        Some("relu") => Act::Relu,
+        Some("relu2") => Act::Relu2,
+        Some("silu" | "swish") => Act::Silu,
+        Some("tanh") => Act::Tanh,
+        Some(other) => {
+            let known = "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, relu2, silu, swish or tanh";
+            return Err(keys.bad(key, known.into(), format!("{other:?}")));
+        }
+    }))
 }
 
 fn describe(v: &allod_formats::Value) -> String {

@@ -7,11 +7,13 @@ pub mod blocks;
 mod config;
 mod error;
 pub mod hf;
+mod output;
 mod rope;
 
 pub use arch::Arch;
 pub use config::{Config, Keys};
 pub use error::Error;
+pub use output::{Output, Pooling};
 pub use rope::{Scaling, Yarn};
 
 use allod_formats::{Gguf, WeightSource, llama2c};
@@ -28,6 +30,13 @@ pub struct Model {
     pub config: Config,
     /// What it computes.
     pub plan: Plan,
+}
+
+impl Model {
+    /// True when a row sees only rows before it, so that a sequence may be fed in pieces.
+    pub fn is_causal(&self) -> bool {
+        self.plan.is_causal()
+    }
 }
 
 /// Opens a GGUF file, a safetensors file or folder, or a llama2.c checkpoint, by what it is, not by its name.
@@ -58,13 +67,22 @@ pub fn open_source(path: &Path) -> Result<Box<dyn WeightSource>, Error> {
 /// # Errors
 /// Unknown architectures, configurations and tensors that contradict each other, tensors that nothing uses.
 pub fn model(source: Box<dyn WeightSource>, context: Option<usize>) -> Result<Model, Error> {
+    model_for(source, context, Output::Own)
+}
+
+/// Records a plan that returns `output`.
+///
+/// # Errors
+/// Those of [`model`].
+pub fn model_for(source: Box<dyn WeightSource>, context: Option<usize>, output: Output) -> Result<Model, Error> {
     let name = source.metadata().str("general.architecture").unwrap_or_default().to_owned();
     let arch = arch::by_gguf(&name).ok_or_else(|| Error::UnknownArchitecture {
         origin: source.origin(),
         nearest: arch::nearest(&name),
         found: name,
     })?;
-    let config = Config::read(&*source, context)?;
+    let mut config = Config::read(&*source, context)?;
+    config.output = output;
     let plan = record(&*source, |m| (arch.forward)(m, &config))?;
     check_unused(&*source, &plan, arch)?;
     check_layers(&*source, &plan)?;

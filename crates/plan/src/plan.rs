@@ -1,6 +1,6 @@
 //! The record itself, and what can be read off it without running it.
 
-use crate::Op;
+use crate::{Mask, Op};
 use std::fmt::{self, Write as _};
 
 macro_rules! ids {
@@ -127,6 +127,10 @@ impl Plan {
     /// The value that a step returns.
     pub fn result(&self) -> Option<Value> {
         self.result
+    }
+    /// True when no row sees what comes after it, so that a sequence may be fed in pieces.
+    pub fn is_causal(&self) -> bool {
+        !self.nodes.iter().any(|n| matches!(&n.op, Op::Attend(a) if matches!(a.mask, Mask::Full | Mask::Local(_))))
     }
     /// A value's description.
     pub fn value(&self, v: Value) -> &ValueInfo {

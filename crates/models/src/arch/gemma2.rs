@@ -47,8 +47,16 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
         let mut l = m.layer(i);
         x = sandwich(&mut l, x, c, attn, i);
     }
-    let logits = m.logits(x, c);
-    m.softcap(logits, c.float("final_logit_softcapping"))
+    capped_logits(m, x, c)
+}
+
+/// Logits with a soft cap where the file says so.
+pub(super) fn capped_logits(m: &mut Scope<'_, '_>, x: Value, c: &Config) -> Value {
+    let norm = |m: &mut Scope<'_, '_>, x| m.rms_norm("output_norm", x, c.eps);
+    m.output(x, c, norm, |m, x| {
+        let logits = m.head(x, c);
+        m.softcap(logits, c.float("final_logit_softcapping"))
+    })
 }
 
 /// A block with a norm before and after each of its parts.

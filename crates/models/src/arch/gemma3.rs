@@ -4,10 +4,10 @@
 use super::{gemma, gemma2};
 use crate::{
     Arch, Config, Scaling,
-    blocks::{Attn, Blocks, QkNorm, RopeSpec},
+    blocks::{Attn, QkNorm, RopeSpec},
     hf::{GEMMA_NORMS, Hf, LLAMA_LIKE, SANDWICH_NORMS},
 };
-use allod_plan::{Mask, RopeStyle, Scope, Value};
+use allod_plan::{RopeStyle, Scope, Value};
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gemma3",
@@ -30,7 +30,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     let mut x = gemma::embed(m, c);
     for i in 0..c.layers {
         let mask = c.mask(i, 6);
-        let rope = if mask == Mask::Causal { &global } else { &local };
+        let rope = if c.slides(i, 6) { &local } else { &global };
         let attn = Attn {
             rope: Some(rope.clone()),
             mask,
@@ -42,6 +42,5 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
         let mut l = m.layer(i);
         x = gemma2::sandwich(&mut l, x, c, attn, i);
     }
-    let logits = m.logits(x, c);
-    m.softcap(logits, c.float("final_logit_softcapping"))
+    gemma2::capped_logits(m, x, c)
 }

@@ -1,13 +1,29 @@
 //! The registry. An architecture is one file here and one line in [`ALL`].
 
+mod arcee;
+mod bert;
+mod bloom;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gpt2;
+mod gpt_neox;
+mod gptj;
+mod granite;
 mod llama;
 mod mistral;
+mod modernbert;
+mod nemotron;
+mod olmo;
+mod olmo2;
+mod olmo3;
+mod openai_gpt;
+mod opt;
+mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod roberta;
 mod smollm3;
 
 use crate::{
@@ -35,21 +51,37 @@ pub struct Arch {
 
 /// All of them.
 pub static ALL: &[&Arch] = &[
+    &openai_gpt::ARCH,
+    &gpt2::ARCH,
+    &gptj::ARCH,
+    &gpt_neox::ARCH,
+    &opt::ARCH,
+    &bloom::ARCH,
     &llama::ARCH,
     &mistral::ARCH,
     &qwen2::ARCH,
     &qwen3::ARCH,
     &smollm3::ARCH,
+    &phi::ARCH,
     &phi3::ARCH,
     &gemma::ARCH,
     &gemma2::ARCH,
     &gemma3::ARCH,
+    &olmo::ARCH,
+    &olmo2::ARCH,
+    &olmo3::ARCH,
+    &granite::ARCH,
+    &arcee::ARCH,
+    &nemotron::ARCH,
+    &bert::ARCH,
+    &roberta::ARCH,
+    &modernbert::ARCH,
 ];
 
 impl Arch {
-    /// True when a row sees only rows before it, so that a sequence may be fed in pieces.
-    pub fn is_causal(&self) -> bool {
-        true
+    /// True when it has no head and returns hidden states.
+    pub fn is_encoder(&self) -> bool {
+        self.names().all(|n| n.gguf != "output")
     }
 
     /// True when a tensor of the folder called `bare` has a place in the network.

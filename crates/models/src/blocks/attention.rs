@@ -69,7 +69,7 @@ pub enum Bias {
 }
 
 impl Attn {
-    /// Plain grouped-query attention of layer `i` as the configuration says: causal, no positions.
+    /// Plain grouped-query attention of layer `i` as the configuration says: no positions, no window.
     pub fn gqa(c: &Config, i: usize) -> Attn {
         Attn {
             heads: c.heads(i),
@@ -82,7 +82,7 @@ impl Attn {
             qk_norm: QkNorm::None,
             norm_after_rope: false,
             eps: c.eps,
-            mask: Mask::Causal,
+            mask: c.mask_if(false),
             softcap: None,
             sinks: false,
             alibi: None,
@@ -166,4 +166,12 @@ fn qk_norm(m: &mut Scope<'_, '_>, q: Value, k: Value, a: &Attn) -> (Value, Value
         QkNorm::Full => (m.rms_norm("attn_q_norm", q, a.eps), m.rms_norm("attn_k_norm", k, a.eps)),
         QkNorm::Bare => (m.norm("attn_q_norm", q, bare.clone()), m.norm("attn_k_norm", k, bare)),
     }
+}
+
+/// Slopes of the linear position bias (Press et al. 2021): powers of `2^(-8 / n)`, `n` the greatest power of two up to
+/// `heads`; further heads take the odd powers for `2n`.
+pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let n = if heads == 0 { 1 } else { 1 << heads.ilog2() };
+    let slope = |power: usize, of: usize| libm::exp2(-8.0 * power as f64 / of as f64) as f32;
+    (0..heads).map(|h| if h < n { slope(h + 1, n) } else { slope(2 * (h - n) + 1, 2 * n) }).collect()
 }

@@ -5,12 +5,12 @@ mod attention;
 mod mlp;
 mod rope;
 
-pub use attention::{Attn, Bias, QkNorm};
+pub use attention::{Attn, Bias, QkNorm, alibi_slopes};
 pub use mlp::{Ffn, Moe};
 pub use rope::RopeSpec;
 
-use crate::Config;
-use allod_plan::{Norm, NormKind, Scope, Value};
+use crate::{Config, Output, Pooling};
+use allod_plan::{Norm, NormKind, Pool, Scope, Value};
 
 /// Blocks as methods of the recorder.
 pub trait Blocks<'s> {
@@ -41,8 +41,27 @@ pub trait Blocks<'s> {
     /// A feed-forward part: mixture of experts, with its router.
     fn moe(&mut self, x: Value, m: Moe) -> Value;
 
-    /// Logits: the wanted rows, `output_norm` (RMS), and `output` or, where there is none, the embedding table.
+    /// Learned positions: the table `position_embd`.
+    fn positions(&mut self, c: &Config) -> Value;
+
+    /// What the model returns, as [`Config::output`] says: the wanted rows through `norm` and `head`, the same without
+    /// the head, or all rows through `norm` and pooled.
+    fn output(
+        &mut self,
+        x: Value,
+        c: &Config,
+        norm: impl FnOnce(&mut Self, Value) -> Value,
+        head: impl FnOnce(&mut Self, Value) -> Value,
+    ) -> Value;
+
+    /// Output by the RMS norm `output_norm`, and `output` or, where there is none, the embedding table.
     fn logits(&mut self, x: Value, c: &Config) -> Value;
+
+    /// Likewise with a layer norm.
+    fn layer_norm_logits(&mut self, x: Value, c: &Config) -> Value;
+
+    /// Output of an encoder whose last layer ends with a norm.
+    fn hidden(&mut self, x: Value, c: &Config) -> Value;
 
     /// The head alone: the wanted rows times `output`, or the embedding table where there is none.
     fn head(&mut self, x: Value, c: &Config) -> Value;
@@ -91,10 +110,42 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
         mlp::moe(self, x, m)
     }
 
-    fn logits(&mut self, x: Value, c: &Config) -> Value {
+    fn positions(&mut self, c: &Config) -> Value {
+        let table = self.shape("position_embd.weight").and_then(|s| s.first().copied());
+        let rows = table.unwrap_or(c.trained_context);
+        if c.context > rows {
+            self.reject(format_args!("positions for {rows} tokens are learned, {} are asked for", c.context));
+        }
+        self.embed_positions("position_embd", rows, c.dim, 0)
+    }
+
+    fn output(
+        &mut self,
+        x: Value,
+        c: &Config,
+        norm: impl FnOnce(&mut Self, Value) -> Value,
+        head: impl FnOnce(&mut Self, Value) -> Value,
+    ) -> Value {
+        if c.output == Output::Embedding {
+            let x = norm(self, x);
+            return embedding(self, x, c);
+        }
         let x = self.gather_outputs(x);
-        let x = self.rms_norm("output_norm", x, c.eps);
-        self.head(x, c)
+        let x = norm(self, x);
+        let x = self.tag("hidden", x);
+        if c.output == Output::Hidden { x } else { head(self, x) }
+    }
+
+    fn logits(&mut self, x: Value, c: &Config) -> Value {
+        self.output(x, c, |m, x| m.rms_norm("output_norm", x, c.eps), |m, x| m.head(x, c))
+    }
+
+    fn layer_norm_logits(&mut self, x: Value, c: &Config) -> Value {
+        self.output(x, c, |m, x| m.layer_norm("output_norm", x, c.eps), |m, x| m.head(x, c))
+    }
+
+    fn hidden(&mut self, x: Value, c: &Config) -> Value {
+        self.output(x, c, |_, x| x, |_, x| x)
     }
 
     fn head(&mut self, x: Value, c: &Config) -> Value {
@@ -103,3 +154,16 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
         self.tag("logits", logits)
     }
 }
+
+/// One vector for each sequence: pooled as the model says, else by its last row, which has seen all the others, or
+/// where all rows see each other, by their mean.
+fn embedding(m: &mut Scope<'_, '_>, x: Value, c: &Config) -> Value {
+    let how = if c.causal { Pool::Last } else { Pool::Mean };
+    let pooling = c.pooling.unwrap_or(Pooling { how, normalize: true });
+    let x = m.pool(x, pooling.how);
+    let width = m.width(x);
+    if pooling.normalize { m.bare_norm("embedding", x, NormKind::L2, width, SHORTEST * SHORTEST) } else { x }
+}
+
+/// The length below which a vector is not normalized, as in PyTorch.
+const SHORTEST: f32 = 1e-12;

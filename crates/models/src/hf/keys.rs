@@ -15,13 +15,15 @@ pub struct Hf {
     pub(crate) meta: Metadata,
     pub(crate) made: HashMap<String, Tensor>,
     pub(crate) error: Option<Error>,
+    /// Rows of the table of positions that stand before that of position 0.
+    pub(crate) skip_rows: usize,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
 const UINTS: &[(&str, &[&str])] = &[
     ("vocab_size", &["vocab_size"]),
-    ("context_length", &["max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"]),
-    ("embedding_length", &["hidden_size", "n_embd", "d_model"]),
+    ("context_length", &["max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length"]),
+    ("embedding_length", &["hidden_size", "n_embd", "n_embed", "d_model"]),
     ("block_count", &["num_hidden_layers", "n_layer", "n_layers", "num_layers"]),
     ("feed_forward_length", &["intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"]),
     ("attention.head_count", &["num_attention_heads", "n_head", "n_heads"]),
@@ -77,7 +79,15 @@ impl Hf {
 
     /// Sets one of the architecture's keys.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        self.meta.set(format!("{}.{key}", self.arch), value);
+        self.meta.set(self.key(key), value);
+    }
+    /// Removes one of them.
+    pub fn unset(&mut self, key: &str) {
+        self.meta.remove(&self.key(key));
+    }
+    /// Keys of the tokenizer have their full names, all others belong to the architecture.
+    fn key(&self, key: &str) -> String {
+        if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
     /// Copies an unsigned integer, where present.
     pub fn copy_uint(&mut self, name: &str, key: &str) {
@@ -97,13 +107,36 @@ impl Hf {
             self.set(key, v);
         }
     }
+    /// Copies a string, where present.
+    pub fn copy_str(&mut self, name: &str, key: &str) {
+        if let Some(v) = self.str(name).map(str::to_owned) {
+            self.set(key, v);
+        }
+    }
+    /// Says that embeddings and head are one where the configuration does not say.
+    pub fn tied_by_default(&mut self) {
+        if self.get(&["tie_word_embeddings"]).is_none() {
+            self.config["tie_word_embeddings"] = true.into();
+        }
+    }
+    /// Says that the feed-forward part is four times as wide as the stream where the configuration does not say.
+    pub fn four_times_wide(&mut self) {
+        if self.known("feed_forward_length").is_none() {
+            let width = self.known("embedding_length").unwrap_or(0);
+            self.set("feed_forward_length", u32::try_from(width.saturating_mul(4)).unwrap_or(u32::MAX));
+        }
+    }
+    /// Says how many rows of the table of positions stand before that of position 0: [`super::Fix::SkipRows`].
+    pub fn skip_rows(&mut self, rows: usize) {
+        self.skip_rows = rows;
+    }
     /// Adds a tensor that the folder does not hold but its configuration implies.
     pub fn make(&mut self, name: &str, values: &[f32]) {
         self.made.insert(name.to_owned(), Tensor::from_f32(vec![values.len()], values));
     }
     /// Reads back an unsigned integer that was set.
     pub fn known(&self, key: &str) -> Option<usize> {
-        self.meta.uint(&format!("{}.{key}", self.arch)).and_then(|v| v.try_into().ok())
+        self.meta.uint(&self.key(key)).and_then(|v| v.try_into().ok())
     }
     /// Says that the configuration cannot be used.
     pub fn reject(&mut self, key: &str, expected: &str, found: impl std::fmt::Display) {

@@ -5,7 +5,7 @@ mod keys;
 mod names;
 
 pub use keys::Hf;
-pub use names::{Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, same};
+pub use names::{Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, ignored, same};
 
 use crate::{Arch, Error, arch};
 use allod_formats::{Metadata, Safetensors, TensorInfo, WeightSource};
@@ -73,6 +73,7 @@ impl Folder {
             meta: Metadata::default(),
             made: HashMap::new(),
             error: None,
+            skip_rows: 0,
         };
         hf.meta.set("general.architecture", arch.gguf);
         if let Some(name) = path.file_name().and_then(|n| n.to_str()) {
@@ -90,6 +91,7 @@ impl Folder {
         let heads = Heads {
             query: hf.known("attention.head_count").unwrap_or(0),
             key: hf.known("attention.head_count_kv").or(hf.known("attention.head_count")).unwrap_or(0),
+            skip: hf.skip_rows,
         };
         let pieces = pieces(&files, arch, tied)?;
         Ok(Folder { files, meta: hf.meta, pieces, made: hf.made, heads })
@@ -131,15 +133,19 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeM
         }
         let mut known = false;
         for name in arch.names() {
-            let Some(m) = matches(name.hf, bare) else { continue };
+            let Some(m) = matches(name.hf, bare).or_else(|| matches(name.hf, &full)) else { continue };
             known = true;
+            if name.gguf.is_empty() {
+                continue;
+            }
+            let fix = if m.ending == ".bias" { name.fix.of_bias() } else { name.fix };
             let gguf = format!("{}{}", name.gguf.replacen("{}", &m.layer, 1), m.ending);
             match m.expert {
                 Some(e) => {
-                    experts.entry(gguf).or_insert_with(|| (name.fix, BTreeMap::new())).1.insert(e, full.clone());
+                    experts.entry(gguf).or_insert_with(|| (fix, BTreeMap::new())).1.insert(e, full.clone());
                 }
                 None => {
-                    pieces.insert(gguf, Piece { sources: vec![full.clone()], fix: name.fix });
+                    pieces.insert(gguf, Piece { sources: vec![full.clone()], fix });
                 }
             }
         }
@@ -193,6 +199,9 @@ fn matches(pattern: &str, name: &str) -> Option<Match> {
     let ending = rest.strip_prefix(pattern)?;
     match ending {
         ".weight" | ".bias" => Some(Match { layer, expert, ending: ending.to_owned() }),
+        // What TensorFlow called them, in the first BERT files.
+        ".gamma" => Some(Match { layer, expert, ending: ".weight".into() }),
+        ".beta" => Some(Match { layer, expert, ending: ".bias".into() }),
         "" => Some(Match { layer, expert, ending: String::new() }),
         _ => None,
     }
@@ -221,7 +230,7 @@ impl WeightSource for Folder {
         if piece.sources.len() > 1 {
             shape.insert(0, piece.sources.len());
         }
-        Some(TensorInfo { dtype: piece.fix.dtype(one.dtype.tensor_type()?), shape: piece.fix.shape(shape) })
+        Some(TensorInfo { dtype: piece.fix.dtype(one.dtype.tensor_type()?), shape: piece.fix.shape(shape, self.heads) })
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, allod_formats::Error> {

@@ -27,6 +27,11 @@ pub const fn fixed(gguf: &'static str, hf: &'static str, fix: Fix) -> Name {
     Name { gguf, hf, fix }
 }
 
+/// A tensor that has no part in what we compute, such as the head of another task.
+pub const fn ignored(hf: &'static str) -> Name {
+    Name { gguf: "", hf, fix: Fix::None }
+}
+
 /// How a tensor's layout differs between Hugging Face and GGUF. A pattern with `{e}` also stacks the experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fix {
@@ -44,6 +49,10 @@ pub enum Fix {
     NegExp,
     /// Axes of size 1 are dropped.
     Squeeze,
+    /// Rows that hold query, key and value of one head after another become all queries, all keys, all values.
+    QkvByHead,
+    /// The first rows, that no position uses, are dropped (see [`super::Hf::skip_rows`]).
+    SkipRows,
     /// Part `index` of `of` equal parts along the first axis (the second where experts are stacked).
     Part {
         /// Which.
@@ -60,12 +69,19 @@ pub(crate) struct Heads {
     pub query: usize,
     /// Key heads.
     pub key: usize,
+    /// Rows that [`Fix::SkipRows`] drops.
+    pub skip: usize,
 }
 
 impl Fix {
     /// The shape after the fix.
-    pub(crate) fn shape(self, mut shape: Shape) -> Shape {
+    pub(crate) fn shape(self, mut shape: Shape, heads: Heads) -> Shape {
         match self {
+            Fix::SkipRows => {
+                if let Some(rows) = shape.first_mut() {
+                    *rows = rows.saturating_sub(heads.skip);
+                }
+            }
             Fix::Transpose if shape.len() == 2 => shape.swap(0, 1),
             Fix::Squeeze => shape.retain(|&d| d != 1),
             Fix::Part { of, .. } => {
@@ -87,9 +103,14 @@ impl Fix {
         }
     }
 
+    /// The fix for a bias: distances from 1 are those of weights alone.
+    pub(crate) fn of_bias(self) -> Fix {
+        if self == Fix::PlusOne { Fix::None } else { self }
+    }
+
     /// Applies it.
     pub(crate) fn apply(self, t: Tensor, heads: Heads) -> Result<Tensor, Error> {
-        let shape = self.shape(t.shape.clone());
+        let shape = self.shape(t.shape.clone(), heads);
         match self {
             Fix::None => Ok(t),
             Fix::Squeeze => rebuild(t.dtype, shape, t.data.to_vec()),
@@ -100,8 +121,30 @@ impl Fix {
             Fix::Transpose if t.shape.len() == 2 => transpose(&t),
             Fix::Transpose => Ok(t),
             Fix::Part { index, of } => part(&t, index, of, shape),
+            Fix::QkvByHead => regroup(t, heads.query, 3),
+            Fix::SkipRows => skip(&t, heads.skip, shape),
         }
     }
+}
+
+/// Rows in `outer` groups of `inner` equal runs become `inner` groups of `outer` runs.
+fn regroup(t: Tensor, outer: usize, inner: usize) -> Result<Tensor, Error> {
+    let all = t.shape.first().copied().unwrap_or(0);
+    if outer == 0 || !all.is_multiple_of(outer * inner) {
+        return Err(Error::Layout(format!("{all} rows are not {outer} × {inner} equal runs")));
+    }
+    let run = t.data.len() / (outer * inner);
+    let runs = (0..inner).flat_map(|i| (0..outer).map(move |o| (o * inner + i) * run));
+    let data = runs.flat_map(|at| t.data[at..at + run].iter().copied()).collect();
+    rebuild(t.dtype, t.shape, data)
+}
+
+fn skip(t: &Tensor, rows: usize, shape: Shape) -> Result<Tensor, Error> {
+    let all = t.shape.first().copied().unwrap_or(0);
+    let row = t.data.len() / all.max(1);
+    let rest = t.data.slice(rows.min(all) * row..t.data.len());
+    let rest = rest.ok_or_else(|| Error::Layout(format!("{all} rows, {rows} of them unused")))?;
+    Tensor::new(t.dtype, shape, rest).map_err(|e| Error::Layout(e.to_string()))
 }
 
 /// Reorders the rows within each head: row `i` comes from `from(i, half)`.

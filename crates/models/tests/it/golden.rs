@@ -144,7 +144,7 @@ fn the_bytes_do_not_depend_on_how_the_work_is_cut() {
         let Ok(m) = open(&g) else { continue }; // the other test says so
         let whole = g.ids[0].len();
         // A model that sees the whole sequence at once cannot be fed in pieces.
-        let pieces = if m.arch.is_causal() { [whole, 1, 7] } else { [whole; 3] };
+        let pieces = if m.is_causal() { [whole, 1, 7] } else { [whole; 3] };
         let base = Cut { threads: 1, isa: Isa::best(), chunk: whole, together: false };
         let expected = run(&m, &g.ids, base);
         let cuts = [

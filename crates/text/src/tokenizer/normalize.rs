@@ -111,11 +111,16 @@ impl Bert {
             if self.clean {
                 match c {
                     '\0' | '\u{FFFD}' => continue,
-                    c if c.is_whitespace() => {
+                    // Some white space is a control character too, and goes; these three stay.
+                    '\t' | '\n' | '\r' => {
                         out.push(' ');
                         continue;
                     }
                     c if OTHERS.contains(c) => continue,
+                    c if c.is_whitespace() => {
+                        out.push(' ');
+                        continue;
+                    }
                     _ => {}
                 }
             }

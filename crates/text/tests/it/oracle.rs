@@ -82,10 +82,10 @@ fn every_pre_tokenizer() {
     // Without the printable stand-ins most characters have no token: let them show as unknown.
     file["model"]["unk_token"] = json!("<|endoftext|>");
     let split = |pattern: Value, behavior: &str, invert: bool| json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert});
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let llama3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let mut steps = vec![
-        json!({"type": "ByteLevel", "add_prefix_space": true, "use_regex": true}),
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}),
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false}),
         json!({"type": "Metaspace", "replacement": "Ġ", "prepend_scheme": "never", "split": true}),
@@ -97,7 +97,7 @@ fn every_pre_tokenizer() {
         json!({"type": "CharDelimiterSplit", "delimiter": "e"}),
         json!({"type": "FixedLength", "length": 3}),
         json!({"type": "Sequence", "pretokenizers": [split(json!({"Regex": llama3}), "Isolated", false), bytes]}),
-        json!({"type": "Sequence", "pretokenizers": [{"type": "Punctuation", "behavior": "Contiguous"}, {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true}, {"type": "Digits", "individual_digits": false}, split(json!({"Regex": "[0-9][0-9][0-9]"}), "Isolated", false)]}),
+        json!({"type": "Sequence", "pretokenizers": [{"type": "Punctuation", "behavior": "Contiguous"}, {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}, {"type": "Digits", "individual_digits": false}, split(json!({"Regex": "[0-9][0-9][0-9]"}), "Isolated", false)]}),
         json!({"type": "Sequence", "pretokenizers": [split(json!({"Regex": r"(?=(\d{3})+(?!\d))"}), "Isolated", false), bytes]}),
     ];
     for behavior in ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"] {
