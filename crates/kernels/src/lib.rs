@@ -4,5 +4,6 @@
 #![deny(missing_docs)]
 
 pub mod isa;
+pub mod limits;
 pub mod linear;
 pub mod pool;

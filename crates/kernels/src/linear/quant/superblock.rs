@@ -151,9 +151,9 @@ superblock!(Q6_K, offset 32, minima false, stretch 16, chain 4, |chunk, slab, L|
     put_scales(slab, &scales, 128);
     put_scale_pairs(slab, &scales, 128);
     slab.d[0] = halves(&field!(chunk, 2, 2)[0]);
-    for i in 0..16 {
+    for (i, h) in high.iter().enumerate() {
         let (half, g) = (i / 8, i % 8);
-        let (a, b, h) = (&low[half * 16 + g], &low[half * 16 + 8 + g], &high[i]);
+        let (a, b) = (&low[half * 16 + g], &low[half * 16 + 8 + g]);
         let codes = &mut slab.codes[half * 32..][..32];
         codes[g] = map2(a, h, |a, h| a & 15 | (h & 3) << 4);
         codes[8 + g] = map2(b, h, |b, h| b & 15 | (h >> 2 & 3) << 4);
@@ -178,11 +178,11 @@ superblock!(Q3_K, offset 32, minima false, stretch 16, chain 4, |chunk, slab, L|
     put_scales(slab, &scales, 32);
     put_scale_pairs(slab, &scales, 32);
     slab.d[0] = halves(&field!(chunk, 2, 2)[0]);
-    for i in 0..16 {
+    for (i, low) in low.iter().enumerate() {
         let (half, g) = (i / 8, i % 8);
         for j in 0..4 {
             let bit = half * 4 + j;
-            slab.codes[bit * 8 + g] = map2(&low[i], &high[g], |l, h| (l >> (2 * j) & 3 | (h >> bit & 1) << 2) + 28);
+            slab.codes[bit * 8 + g] = map2(low, &high[g], |l, h| (l >> (2 * j) & 3 | (h >> bit & 1) << 2) + 28);
         }
     }
 });
