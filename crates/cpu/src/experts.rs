@@ -5,10 +5,37 @@ use crate::{
     arena::views,
     run::{activation, glu, matrix},
 };
-use allod_kernels::{act, elementwise, linear, rows::for_rows};
-use allod_plan::{Experts, StepError, Value, Weigh};
+use allod_kernels::{act, elementwise, linear, moe, rows::for_rows};
+use allod_plan::{Experts, Groups, Route, Score, StepError, Value, Weigh};
+
+/// Keeps a sum of weights above 0, as DeepSeek V3 does; too small to change any other.
+const SMALLEST: f32 = 1e-20;
 
 impl Cpu {
+    /// `outs` are the ids and the weights of the chosen experts.
+    pub(crate) fn route(&mut self, r: &Route, logits: Value, outs: [Value; 2]) -> Result<(), StepError> {
+        let (experts, ranges) = (self.width(logits), self.ranges([logits, outs[0], outs[1]]));
+        let [logits, ids, weights] = views(&mut self.arena, ranges)?;
+        let router = moe::Router {
+            top_k: r.top,
+            score: match r.score {
+                Score::Softmax => moe::Score::Softmax,
+                Score::Sigmoid => moe::Score::Sigmoid,
+                Score::SoftmaxOfChosen => moe::Score::SoftmaxOfChosen,
+            },
+            normalize: r.normalize.then_some(SMALLEST),
+            scale: r.scale,
+            bias: r.bias.map(|p| self.weights[p.index()].vector()),
+            groups: r.groups.map(|Groups { count, top, best }| moe::Groups {
+                count,
+                keep: top,
+                by: if best == 1 { moe::GroupScore::Best } else { moe::GroupScore::BestTwo },
+            }),
+        };
+        moe::route(self.isa, &router, logits, experts, bytemuck::cast_slice_mut(ids), weights);
+        Ok(())
+    }
+
     /// `outs` are the sum and the working space for gate, up and down rows, one for each choice of each token.
     pub(crate) fn experts(&mut self, e: &Experts, ins: [Value; 3], outs: &[Value]) -> Result<(), StepError> {
         let [x, ids, weights] = ins;

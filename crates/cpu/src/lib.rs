@@ -4,6 +4,7 @@
 
 mod arena;
 mod experts;
+mod recurrent;
 mod run;
 mod sequences;
 mod weights;
@@ -172,6 +173,9 @@ impl Backend for Cpu {
 
     fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
         sequences::check(step, &self.capacity, self.limits, self.vocabulary())?;
+        if !self.states.is_empty() {
+            sequences::check_states(step)?;
+        }
         if let Some(s) = step.sequences.iter().find(|s| s.start != 0 && !self.causal) {
             let what = format!("rows see what comes after them, so position {} cannot come by itself", s.start);
             return Err(StepError::Inconsistent(what));

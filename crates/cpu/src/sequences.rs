@@ -46,3 +46,13 @@ pub(crate) fn check(step: &Step<'_>, c: &Capacity, limits: RowLimits, vocabulary
         None => Ok(()),
     }
 }
+
+/// Two sequences cannot continue the same state.
+pub(crate) fn check_states(step: &Step<'_>) -> Result<(), StepError> {
+    let mut slots: Vec<u32> = step.sequences.iter().map(|s| s.state).collect();
+    slots.sort_unstable();
+    match slots.windows(2).find(|w| w[0] == w[1]) {
+        Some(w) => Err(StepError::Inconsistent(format!("two sequences share the state in slot {}", w[0]))),
+        None => Ok(()),
+    }
+}

@@ -1,7 +1,7 @@
 //! Weights in the form that each use wants: packed matrices, plain vectors, tables read row by row.
 
 use allod_formats::{WeightSource, codec};
-use allod_kernels::{linear, pool::Pool};
+use allod_kernels::{conv, linear, pool::Pool};
 use allod_plan::{Op, Param, Plan};
 use allod_tensor::{DType, Tensor};
 
@@ -86,6 +86,8 @@ impl Prepared {
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Use {
     Vector,
+    /// A convolution's taps, the oldest first.
+    Filter,
     Table,
     Matrix,
 }
@@ -102,6 +104,7 @@ pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Re
             Op::Embed { table } | Op::EmbedPositions { table, .. } | Op::AddRow { table, .. } => {
                 mark(*table, Use::Table);
             }
+            Op::Conv1d(c) => mark(c.weight, Use::Filter),
             Op::Linear { parts } => parts.iter().for_each(|p| mark(p.weight, Use::Matrix)),
             Op::HeadLinear { weight } => mark(*weight, Use::Matrix),
             Op::Experts(e) => {
@@ -111,12 +114,12 @@ pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Re
         }
     }
     let one = |(info, u): (&allod_plan::ParamInfo, &Use)| {
-        let t = source.tensor(&info.name)?;
+        // Files differ in axes of size 1; the plan says which are meant.
+        let t = Tensor { shape: info.shape.clone(), ..source.tensor(&info.name)? };
+        let numbers = || codec::to_f32(&t).map_err(|source| PrepareError::Decode { name: info.name.clone(), source });
         Ok(match u {
-            Use::Vector => {
-                let read = codec::to_f32(&t);
-                Prepared::Vector(read.map_err(|source| PrepareError::Decode { name: info.name.clone(), source })?)
-            }
+            Use::Vector => Prepared::Vector(numbers()?),
+            Use::Filter => Prepared::Vector(conv::taps_first(&numbers()?, t.columns())),
             Use::Table => Prepared::Table(t),
             Use::Matrix => {
                 let pack = linear::Weights::pack(&t, pool);

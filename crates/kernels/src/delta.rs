@@ -14,7 +14,8 @@ const COLUMNS: usize = 32;
 /// Shapes of the rule.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Delta {
-    /// Value heads; each has a state. Head `h` reads query and key head `h / (v_heads / k_heads)`.
+    /// Value heads; each has a state. Head `h` reads query and key head `h / (v_heads / k_heads)`, or where they are
+    /// `tiled`, head `h % k_heads`.
     pub v_heads: usize,
     /// Query and key heads.
     pub k_heads: usize,
@@ -24,6 +25,8 @@ pub struct Delta {
     pub v_dim: usize,
     /// Factor on the result, `1/√k_dim`.
     pub scale: f32,
+    /// Value heads of one key head are not neighbours, but `k_heads` apart (GGUF's Qwen3.5).
+    pub tiled: bool,
 }
 
 twin! {
@@ -56,7 +59,7 @@ pub fn gated_delta(
     states: &mut [f32],
     out: &mut [f32],
 ) {
-    let Delta { v_heads, k_heads, k_dim, v_dim, scale } = *shape;
+    let Delta { v_heads, k_heads, k_dim, v_dim, scale, tiled } = *shape;
     let (width, state) = (v_heads * v_dim, v_heads * k_dim * v_dim);
     check(seqs, states.len(), state, out.len(), width);
     assert!(v_heads.is_multiple_of(k_heads), "{v_heads} value heads for {k_heads} key heads");
@@ -65,7 +68,7 @@ pub fn gated_delta(
     pool.run(seqs.len() * v_heads * blocks, |task| {
         let (seq, head, first) = (&seqs[task / blocks / v_heads], task / blocks % v_heads, task % blocks * COLUMNS);
         let count = COLUMNS.min(v_dim - first);
-        let key = head / (v_heads / k_heads) * k_dim;
+        let key = if tiled { head % k_heads } else { head / (v_heads / k_heads) } * k_dim;
         let at = seq.slot * state + (head * v_dim + first) * k_dim;
         // SAFETY: sequences have states of their own, and blocks of columns have parts of their own in them.
         let s = unsafe { states.part(at, k_dim * count) };

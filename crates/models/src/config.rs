@@ -123,6 +123,10 @@ impl Config {
     pub fn uint(&self, key: &str) -> Option<usize> {
         self.meta.uint(&self.key(key)).and_then(|v| v.try_into().ok())
     }
+    /// A count among the architecture's keys; 0 where it is absent, and never more than any model has.
+    pub fn count(&self, key: &str) -> usize {
+        self.uint(key).unwrap_or(0).min(MAX_COUNT)
+    }
     /// A number among the architecture's keys.
     pub fn float(&self, key: &str) -> Option<f32> {
         self.meta.float(&self.key(key))
@@ -177,6 +181,7 @@ impl Config {
             base: self.rope_base,
             scaling: self.rope_scaling.clone(),
             style,
+            factors: true,
         }
     }
 
@@ -187,6 +192,8 @@ impl Config {
 
 /// More blocks than any model has: a bound on what a header can make us record.
 const MAX_LAYERS: usize = 4096;
+/// More heads, experts or channels than any model has, and few enough that products of them fit.
+const MAX_COUNT: usize = 1 << 20;
 /// Positions assumed when a model does not say.
 const DEFAULT_CONTEXT: usize = 2048;
 

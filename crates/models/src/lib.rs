@@ -123,7 +123,8 @@ fn recorded(
 
 /// A tensor that nothing uses means that the model is not what we take it for.
 fn check_unused(source: &dyn WeightSource, plan: &Plan, arch: &Arch) -> Result<(), Error> {
-    let used: HashSet<&str> = plan.params().iter().map(|p| p.name.as_str()).collect();
+    let used: HashSet<&str> =
+        plan.params().iter().map(|p| p.name.as_str()).chain(plan.ignored().iter().map(String::as_str)).collect();
     let table = |n: &str| n.starts_with("rope_f") || n.ends_with(".rope_freqs.weight") || n.contains("rope_factors");
     match source.names().into_iter().find(|n| !used.contains(n.as_str()) && !table(n)) {
         Some(name) => Err(Error::UnknownTensor { origin: source.origin(), name, arch: arch.gguf }),

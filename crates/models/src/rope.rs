@@ -66,7 +66,9 @@ impl Scaling {
             "none" | "linear" => Ok(Scaling::Linear { factor }),
             "dynamic" => Ok(Scaling::Dynamic { factor, original }),
             "yarn" => {
-                let logarithmic = 1.0 + 0.1 * libm::logf(factor.max(1.0));
+                // DeepSeek's multiplier moves the magnitude into the scores.
+                let moved = keys.float("rope.scaling.yarn_log_multiplier")?.is_some_and(|m| m != 0.0);
+                let logarithmic = if moved { 1.0 } else { 1.0 + 0.1 * libm::logf(factor.max(1.0)) };
                 let truncate = keys.meta.bool(&format!("{}.rope.scaling.yarn_truncate", keys.arch));
                 Ok(Scaling::Yarn(Yarn {
                     factor,

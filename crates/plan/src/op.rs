@@ -328,8 +328,8 @@ pub struct SelectiveScan {
     pub a: Param,
     /// `[inner]`
     pub d: Param,
-    /// Size of the state per channel.
-    pub state_dim: usize,
+    /// `[inner]`, added to dt before the softplus.
+    pub dt_bias: Param,
 }
 
 /// Parameters of [`Op::StateSpaceDual`] (Dao & Gu 2024).
@@ -347,10 +347,8 @@ pub struct StateSpaceDual {
     pub dt_limit: (f32, f32),
     /// Heads.
     pub heads: usize,
-    /// Groups that share B and C.
+    /// Groups of heads that share B and C.
     pub groups: usize,
-    /// Size of the state per channel.
-    pub state_dim: usize,
 }
 
 /// Parameters of [`Op::DeltaRule`] (Yang et al. 2024). Inputs are as the recurrence wants them: q and k normalized,
@@ -369,6 +367,8 @@ pub struct DeltaRule {
     pub value_dim: usize,
     /// Factor on q.
     pub scale: f32,
+    /// Which key head a value head reads: `h % key_heads` where they are tiled, else `h / (value_heads / key_heads)`.
+    pub tiled: bool,
 }
 
 /// How rows of a sequence become one.

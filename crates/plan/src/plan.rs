@@ -100,6 +100,7 @@ pub struct Plan {
     pub(crate) params: Vec<ParamInfo>,
     pub(crate) caches: Vec<CacheInfo>,
     pub(crate) states: Vec<usize>,
+    pub(crate) ignored: Vec<String>,
     pub(crate) result: Option<Value>,
 }
 
@@ -123,6 +124,10 @@ impl Plan {
     /// Elements of each recurrent state; a [`State`] indexes them.
     pub fn states(&self) -> &[usize] {
         &self.states
+    }
+    /// Tensors that the source holds and the model has no use for.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
     /// The value that a step returns.
     pub fn result(&self) -> Option<Value> {
@@ -204,7 +209,7 @@ impl Op {
                 v
             }
             Op::Conv1d(c) => vec![Some(c.weight), c.bias],
-            Op::SelectiveScan(s) => vec![Some(s.a), Some(s.d)],
+            Op::SelectiveScan(s) => vec![Some(s.a), Some(s.d), Some(s.dt_bias)],
             Op::StateSpaceDual(s) => vec![Some(s.a), Some(s.d), Some(s.dt_bias)],
             Op::Rope(_)
             | Op::PositionScale { .. }

@@ -136,13 +136,14 @@ impl<'s> Scope<'_, 's> {
         self.fail(RecordError::Inconsistent { origin, scope, what: what.to_string() });
     }
 
-    /// Declares the weight `name` of this scope with the shape it must have.
+    /// Declares the weight `name` of this scope with the shape it must have. Axes of size 1 do not count: files differ
+    /// in whether they keep them.
     pub fn param(&mut self, name: &str, shape: &[usize]) -> Param {
         let full = self.full(name);
         let origin = || self.recorder.source.origin();
         let problem = match self.recorder.source.info(&full) {
             None => Some(RecordError::Missing { origin: origin(), name: full.clone(), expected: shape.to_vec() }),
-            Some(i) if i.shape != shape => Some(RecordError::Shape {
+            Some(i) if !same_axes(&i.shape, shape) => Some(RecordError::Shape {
                 origin: origin(),
                 name: full.clone(),
                 expected: shape.to_vec(),
@@ -162,7 +163,13 @@ impl<'s> Scope<'_, 's> {
         p
     }
 
-    /// Likewise, where the source has it.
+    /// Says that the model has no use for the tensor `name`, should the source hold it.
+    pub fn ignore(&mut self, name: &str) {
+        let full = self.full(name);
+        self.recorder.plan.ignored.push(full);
+    }
+
+    /// Declares the weight `name` like [`Scope::param`], where the source has it.
     pub fn optional(&mut self, name: &str, shape: &[usize]) -> Option<Param> {
         self.has(name).then(|| self.param(name, shape))
     }
@@ -211,10 +218,20 @@ impl<'s> Scope<'_, 's> {
         self.emit(name, Op::Linear { parts: vec![part] }, &[x], out)
     }
 
+    /// `x Wᵀ`; a bias of that name belongs to a later operation.
+    pub fn linear_without_bias(&mut self, name: &str, x: Value, out: usize) -> Value {
+        let width = self.width(x);
+        let weight = self.param(&format!("{name}.weight"), &[out, width]);
+        self.emit(name, Op::Linear { parts: vec![LinearPart { weight, bias: None }] }, &[x], out)
+    }
+
     /// A matrix for each of `heads` heads.
     pub fn head_linear(&mut self, name: &str, x: Value, heads: usize, out: usize) -> Value {
         let width = self.width(x);
-        let weight = self.param(&format!("{name}.weight"), &[heads, out, width / heads]);
+        if heads == 0 || !width.is_multiple_of(heads) {
+            self.reject(format_args!("{name}: {heads} heads do not divide {width}"));
+        }
+        let weight = self.param(&format!("{name}.weight"), &[heads, out, width / heads.max(1)]);
         self.emit(name, Op::HeadLinear { weight }, &[x], heads * out)
     }
 
@@ -240,12 +257,15 @@ impl<'s> Scope<'_, 's> {
         name: &str,
         (x, z): (Value, Value),
         group: usize,
-        weight: usize,
+        weight: &[usize],
         eps: f32,
         order: GateOrder,
     ) -> Value {
-        let weight = self.param(&format!("{name}.weight"), &[weight]);
+        let weight = self.param(&format!("{name}.weight"), weight);
         let width = self.same(name, x, z);
+        if group == 0 || !width.is_multiple_of(group) {
+            self.reject(format_args!("{name}: groups of {group} do not divide {width}"));
+        }
         self.emit(name, Op::GatedNorm { group, eps, weight, order }, &[x, z], width)
     }
 
@@ -317,6 +337,16 @@ impl<'s> Scope<'_, 's> {
         let p = self.param(&format!("{name}.weight"), &[len]);
         self.unary(name, Op::ScaleBy(p), x)
     }
+    /// Product with a vector or number that was declared.
+    pub fn scale_with(&mut self, factor: Param, x: Value) -> Value {
+        self.unary("scale", Op::ScaleBy(factor), x)
+    }
+    /// Sum with the vector `name` (its whole name).
+    pub fn add_vector(&mut self, name: &str, x: Value) -> Value {
+        let width = self.width(x);
+        let table = self.param(name, &[width]);
+        self.unary(name, Op::AddRow { table, row: 0 }, x)
+    }
     /// Bounds the absolute value.
     pub fn clamp(&mut self, x: Value, limit: f32) -> Value {
         self.unary("clamp", Op::Clamp(limit), x)
@@ -358,6 +388,12 @@ impl<'s> Scope<'_, 's> {
         if top == 0 || top > experts {
             self.reject(format_args!("routing to {top} of {experts} experts"));
         }
+        if let Some(g) = route.groups {
+            let size = experts.checked_div(g.count).unwrap_or(0);
+            if size * g.count != experts || g.top > g.count || g.top * size < top {
+                self.reject(format_args!("routing to {top} experts in {} of {} groups of {size}", g.top, g.count));
+            }
+        }
         self.emit_many(["ffn_moe_topk", "ffn_moe_weights"], Op::Route(Box::new(route)), &[logits], [top, top])
     }
     /// Runs the chosen experts, each `hidden` wide. The further outputs are the operation's working space.
@@ -367,23 +403,36 @@ impl<'s> Scope<'_, 's> {
         let widths = [width, top * hidden, top * hidden, top * width];
         self.emit_many(names, Op::Experts(Box::new(experts)), &[x, ids, weights], widths)[0]
     }
-    /// Causal convolution.
+    /// Causal depthwise convolution.
     pub fn conv1d(&mut self, x: Value, conv: Conv1d) -> Value {
         self.unary("conv", Op::Conv1d(conv), x)
     }
     /// Mamba's scan.
     pub fn selective_scan(&mut self, inputs: [Value; 4], scan: SelectiveScan) -> Value {
         let width = self.same("ssm", inputs[0], inputs[1]);
+        self.same("ssm", inputs[2], inputs[3]);
         self.emit("ssm", Op::SelectiveScan(scan), &inputs, width)
     }
     /// Mamba-2's scan.
     pub fn state_space_dual(&mut self, inputs: [Value; 4], scan: StateSpaceDual) -> Value {
-        let width = self.width(inputs[0]);
+        let (width, shared) = (self.width(inputs[0]), self.same("ssm", inputs[2], inputs[3]));
+        let (heads, groups) = (scan.heads.max(1), scan.groups.max(1));
+        if scan.heads == 0 || width % heads != 0 || heads % groups != 0 || scan.groups == 0 || shared % groups != 0 {
+            self.reject(format_args!("{} heads and {} groups over {width} and {shared}", scan.heads, scan.groups));
+        }
         self.emit("ssm", Op::StateSpaceDual(scan), &inputs, width)
     }
     /// The gated delta rule over q, k, v, beta, decay.
     pub fn delta_rule(&mut self, inputs: [Value; 5], rule: DeltaRule) -> Value {
-        let width = self.width(inputs[2]);
+        let (keys, width) = (self.same("delta", inputs[0], inputs[1]), self.width(inputs[2]));
+        let fits = rule.key_heads > 0
+            && rule.value_heads.is_multiple_of(rule.key_heads)
+            && rule.key_heads * rule.key_dim == keys
+            && rule.value_heads * rule.value_dim == width
+            && self.same("delta", inputs[3], inputs[4]) == rule.value_heads;
+        if !fits {
+            self.reject(format_args!("{rule:?} over keys of {keys} and values of {width}"));
+        }
         self.emit("delta", Op::DeltaRule(rule), &inputs, width)
     }
     /// Keeps the rows whose results are wanted.
@@ -448,6 +497,12 @@ impl<'s> Scope<'_, 's> {
     fn rows(&self, v: Value) -> Rows {
         self.recorder.plan.value(v).rows
     }
+}
+
+/// True for shapes that differ in axes of size 1 only.
+fn same_axes(a: &[usize], b: &[usize]) -> bool {
+    let long = |s: &&usize| **s != 1;
+    a.iter().filter(long).eq(b.iter().filter(long))
 }
 
 impl From<&[f32]> for Constants {

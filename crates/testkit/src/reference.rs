@@ -255,13 +255,14 @@ impl Machine<'_> {
     }
 
     fn selective_scan(&self, s: &SelectiveScan, ins: &[Rows]) -> Rows {
-        let (a, d) = (self.weight(s.a), self.vector(s.d));
-        let mut state = vec![vec![0.0; s.state_dim]; d.len()];
+        let (a, d, bias) = (self.weight(s.a), self.vector(s.d), self.vector(s.dt_bias));
+        let mut state = vec![vec![0.0; ins[2][0].len()]; d.len()];
         let mut out = Rows::new();
         for (((x, dt), b), c) in ins[0].iter().zip(&ins[1]).zip(&ins[2]).zip(&ins[3]) {
             let channel = |(i, h): (usize, &mut Vec<f64>)| {
-                for n in 0..s.state_dim {
-                    h[n] = h[n] * (dt[i] * a[i][n]).exp() + dt[i] * b[n] * x[i];
+                let dt = act(Act::Softplus, dt[i] + bias[i]);
+                for n in 0..b.len() {
+                    h[n] = h[n] * (dt * a[i][n]).exp() + dt * b[n] * x[i];
                 }
                 dot(h, c) + d[i] * x[i]
             };
@@ -273,16 +274,17 @@ impl Machine<'_> {
     fn state_space_dual(&self, s: &StateSpaceDual, ins: &[Rows]) -> Rows {
         let (a, d, bias) = (self.vector(s.a), self.vector(s.d), self.vector(s.dt_bias));
         let head_dim = ins[0][0].len() / s.heads;
-        let mut state = vec![vec![0.0; s.state_dim]; s.heads * head_dim];
+        let state_dim = ins[2][0].len() / s.groups;
+        let mut state = vec![vec![0.0; state_dim]; s.heads * head_dim];
         let mut out = Rows::new();
         for (((x, dt), b), c) in ins[0].iter().zip(&ins[1]).zip(&ins[2]).zip(&ins[3]) {
             let row = |(i, h): (usize, &mut Vec<f64>)| {
                 let head = i / head_dim;
-                let group = head / (s.heads / s.groups) * s.state_dim;
+                let group = head / (s.heads / s.groups) * state_dim;
                 let dt = act(Act::Softplus, dt[head] + bias[head]);
                 let dt = dt.clamp(f64::from(s.dt_limit.0), f64::from(s.dt_limit.1));
-                let (b, c) = (&b[group..][..s.state_dim], &c[group..][..s.state_dim]);
-                for n in 0..s.state_dim {
+                let (b, c) = (&b[group..][..state_dim], &c[group..][..state_dim]);
+                for n in 0..state_dim {
                     h[n] = h[n] * (dt * a[head]).exp() + dt * b[n] * x[i];
                 }
                 dot(h, c) + d[head] * x[i]
@@ -298,7 +300,7 @@ fn delta_rule(r: &DeltaRule, ins: &[Rows]) -> Rows {
     let token = |t: usize| {
         let mut row = vec![];
         for (h, s) in state.iter_mut().enumerate() {
-            let kh = h / (r.value_heads / r.key_heads) * r.key_dim;
+            let kh = if r.tiled { h % r.key_heads } else { h / (r.value_heads / r.key_heads) } * r.key_dim;
             let (q, k) = (&ins[0][t][kh..][..r.key_dim], &ins[1][t][kh..][..r.key_dim]);
             let (v, beta, decay) = (&ins[2][t][h * r.value_dim..][..r.value_dim], ins[3][t][h], ins[4][t][h].exp());
             s.iter_mut().flatten().for_each(|x| *x *= decay);

@@ -70,7 +70,7 @@ fn rows() -> Vec<Case> {
     };
     let gate = |name: &str, order| {
         case(name, &[48, 48], &[("w.weight", &[48], 0.5, 1.5)], |m, x| {
-            m.gated_norm("w", (x[0], x[1]), 16, 48, 1e-3, order)
+            m.gated_norm("w", (x[0], x[1]), 16, &[48], 1e-3, order)
         })
     };
     vec![
@@ -264,7 +264,7 @@ fn recurrent() -> Vec<Case> {
             m.conv1d(x[0], Conv1d { state, weight, bias, kernel, act })
         })
     };
-    let delta = |name: &str, key_heads: usize, value_heads: usize| {
+    let delta = |name: &str, key_heads: usize, value_heads: usize, tiled| {
         let widths = [key_heads * 8, key_heads * 8, value_heads * 12, value_heads, value_heads];
         case(name, &widths, &[], |m, x| {
             let unit = |m: &mut Scope<'_, '_>, v| {
@@ -274,7 +274,7 @@ fn recurrent() -> Vec<Case> {
             let (beta, decay) = (m.act(x[3], Act::Sigmoid), m.act(x[4], Act::Softplus));
             let decay = m.scale(decay, -0.3);
             let state = m.state(value_heads * 8 * 12);
-            let rule = DeltaRule { state, key_heads, value_heads, key_dim: 8, value_dim: 12, scale: 0.35 };
+            let rule = DeltaRule { state, key_heads, value_heads, key_dim: 8, value_dim: 12, scale: 0.35, tiled };
             m.delta_rule([q, k, x[2], beta, decay], rule)
         })
     };
@@ -284,11 +284,12 @@ fn recurrent() -> Vec<Case> {
         case(
             "selective scan",
             &[20, 20, 6, 6],
-            &[("a.weight", &[20, 6], -2.0, -0.1), ("d.weight", &[20], -1.0, 1.0)],
+            &[("a.weight", &[20, 6], -2.0, -0.1), ("d.weight", &[20], -1.0, 1.0), ("dt.weight", &[20], -1.0, 1.0)],
             |m, x| {
-                let (a, d) = (m.param("a.weight", &[20, 6]), m.param("d.weight", &[20]));
-                let (state, dt) = (m.state(20 * 6), m.act(x[1], Act::Softplus));
-                m.selective_scan([x[0], dt, x[2], x[3]], SelectiveScan { state, a, d, state_dim: 6 })
+                let a = m.param("a.weight", &[20, 6]);
+                let [d, dt_bias] = ["d", "dt"].map(|n| m.param(&format!("{n}.weight"), &[20]));
+                let state = m.state(20 * 6);
+                m.selective_scan([x[0], x[1], x[2], x[3]], SelectiveScan { state, a, d, dt_bias })
             },
         ),
         case(
@@ -298,12 +299,13 @@ fn recurrent() -> Vec<Case> {
             |m, x| {
                 let [a, d, dt_bias] = ["a", "d", "dt"].map(|n| m.param(&format!("{n}.weight"), &[4]));
                 let (state, dt_limit) = (m.state(4 * 6 * 5), (0.2, 1.5));
-                let scan = StateSpaceDual { state, a, d, dt_bias, dt_limit, heads: 4, groups: 2, state_dim: 5 };
+                let scan = StateSpaceDual { state, a, d, dt_bias, dt_limit, heads: 4, groups: 2 };
                 m.state_space_dual([x[0], x[1], x[2], x[3]], scan)
             },
         ),
-        delta("delta rule", 2, 2),
-        delta("delta rule, keys shared", 2, 4),
+        delta("delta rule", 2, 2, false),
+        delta("delta rule, keys shared", 2, 4, false),
+        delta("delta rule, keys shared and tiled", 2, 6, true),
         case("pooling the first", &[24], &[], |m, x| m.pool(x[0], Pool::First)),
         case("pooling the last", &[24], &[], |m, x| m.pool(x[0], Pool::Last)),
         case("pooling the mean", &[24], &[], |m, x| m.pool(x[0], Pool::Mean)),

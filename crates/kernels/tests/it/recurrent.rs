@@ -238,7 +238,7 @@ fn gated_delta_rule() {
         let (v, a, b) = (rng.vec(total * vw, 1.0), rng.vec(total * v_heads, 1.0), rng.vec(total * v_heads, 1.0));
         let a_neg: Vec<f32> = rng.vec(v_heads, 1.0).iter().map(|v| -v.exp()).collect();
         let dt_bias = rng.vec(v_heads, 1.0);
-        let shape = Delta { v_heads, k_heads, k_dim, v_dim, scale: 1.0 / (k_dim as f32).sqrt() };
+        let shape = Delta { v_heads, k_heads, k_dim, v_dim, scale: 1.0 / (k_dim as f32).sqrt(), tiled: false };
         let got = same("delta", &lengths, (v_heads * k_dim * v_dim, vw), |pool, isa, from, seqs, states, out| {
             let (q, k, v) = (rows(&q, kw, from), rows(&k, kw, from), rows(&v, vw, from));
             let (mut g, mut beta) = (rows(&a, v_heads, from), rows(&b, v_heads, from));

@@ -31,9 +31,9 @@ pub(super) fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
         });
         x = l.residual(x, |l, x| {
             let h = l.rms_norm("ffn_norm", x, c.eps);
-            match (c.uint("expert_count"), c.uint("expert_used_count")) {
-                (Some(n @ 1..), Some(used)) => l.moe(h, Moe { normalize: true, ..Moe::softmax(n, used, c.ff(i)) }),
-                _ => l.ffn(h, Ffn::glu(c.ff(i), Act::Silu)),
+            match l.has("ffn_gate_inp.weight") {
+                true => l.moe(h, Moe { normalize: true, ..Moe::of(c, i) }),
+                false => l.ffn(h, Ffn::glu(c.ff(i), Act::Silu)),
             }
         });
     }

@@ -1,28 +1,37 @@
 //! The registry. An architecture is one file here and one line in [`ALL`].
 
+mod afmoe;
 mod arcee;
 mod bert;
 mod bloom;
+mod deepseek_v2;
+mod deepseek_v3;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod llama;
+mod llama4;
 mod mistral;
+mod mixtral;
 mod modernbert;
 mod nemotron;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod openai_gpt;
 mod opt;
 mod phi;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod roberta;
 mod smollm3;
 
@@ -73,6 +82,15 @@ pub static ALL: &[&Arch] = &[
     &granite::ARCH,
     &arcee::ARCH,
     &nemotron::ARCH,
+    &mixtral::ARCH,
+    &qwen2_moe::ARCH,
+    &qwen3_moe::ARCH,
+    &olmoe::ARCH,
+    &gpt_oss::ARCH,
+    &deepseek_v2::ARCH,
+    &deepseek_v3::ARCH,
+    &llama4::ARCH,
+    &afmoe::ARCH,
     &bert::ARCH,
     &roberta::ARCH,
     &modernbert::ARCH,

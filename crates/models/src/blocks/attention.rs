@@ -2,7 +2,7 @@
 
 use super::{Blocks, RopeSpec};
 use crate::Config;
-use allod_plan::{Attend, CacheInfo, Constants, Mask, Norm, NormKind, Scope, Value};
+use allod_plan::{Act, Attend, Cache, CacheInfo, Constants, Mask, NormKind, Scope, Value};
 
 /// Attention of one layer. Weights: `attn_q`, `attn_k`, `attn_v` or `attn_qkv`, and `attn_output`; biases where the
 /// source has them.
@@ -36,14 +36,44 @@ pub struct Attn {
     pub sinks: bool,
     /// Linear position bias: slope per head.
     pub alibi: Option<Constants>,
-    /// Bound on the absolute value of queries, keys and values after their projection.
+    /// Bound on the absolute value of queries, keys and values, after their norms and before rotation.
     pub clamp: Option<f32>,
     /// Biases of the projections of queries, keys and values.
     pub bias: Bias,
     /// Llama 4's temperature tuning of the queries: positions per step, strength.
     pub temperature: Option<(f32, f32)>,
+    /// A gate on what is attended to, before the output projection.
+    pub gate: Gate,
+    /// RMS norm of each value head, without weights.
+    pub v_norm: bool,
+    /// Values are the projected keys, before their norm and rotation; there is no `attn_v`.
+    pub v_is_k: bool,
+    /// Whose keys and values are attended to.
+    pub kv: Kv,
     /// Width of the output; the input's where `None`.
     pub out: Option<usize>,
+}
+
+/// A sigmoid gate on the result of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// None.
+    None,
+    /// From the input by `attn_gate`.
+    Projected,
+    /// From the second half of each head of `attn_q`.
+    InQuery,
+}
+
+/// Whose keys and values a layer attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kv {
+    /// Its own.
+    Own,
+    /// Its own, in a cache that the caller declared and that later layers read as well (see [`Attn::declare`]).
+    Declared(Cache),
+    /// Those of an earlier layer.
+    Earlier(Cache),
 }
 
 /// Norms of queries and keys: the tensors `attn_q_norm` and `attn_k_norm`.
@@ -89,8 +119,26 @@ impl Attn {
             clamp: None,
             bias: Bias::IfPresent,
             temperature: None,
+            gate: Gate::None,
+            v_norm: false,
+            v_is_k: false,
+            kv: Kv::Own,
             out: None,
         }
+    }
+
+    /// Declares the cache that this attention needs.
+    pub fn declare(&self, m: &mut Scope<'_, '_>) -> Cache {
+        m.cache(CacheInfo {
+            kv_heads: self.kv_heads,
+            key_dim: self.head_dim,
+            value_dim: self.value_dim,
+            value_in_key: false,
+            horizon: match self.mask {
+                Mask::Window(n) | Mask::Chunk(n) => Some(n),
+                Mask::Causal | Mask::Full | Mask::Local(_) => None,
+            },
+        })
     }
 }
 
@@ -102,41 +150,56 @@ pub(super) fn record(m: &mut Scope<'_, '_>, x: Value, a: Attn) -> Value {
 
 /// Attention up to, not including, the output projection.
 pub(crate) fn heads(m: &mut Scope<'_, '_>, x: Value, a: Attn) -> Value {
-    let widths = [a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim];
-    let [mut q, mut k, v] = project(m, x, widths, &a);
-    if !a.norm_after_rope {
-        (q, k) = qk_norm(m, q, k, &a);
+    let parts = project(m, x, &a);
+    let (mut q, mut gate) = (parts[0], None);
+    match a.gate {
+        Gate::None => {}
+        Gate::Projected => gate = Some(m.linear("attn_gate", x, a.heads * a.value_dim)),
+        Gate::InQuery => {
+            gate = Some(m.columns(q, 2 * a.head_dim, a.head_dim, a.head_dim));
+            q = m.columns(q, 2 * a.head_dim, 0, a.head_dim);
+        }
     }
-    if let Some(rope) = &a.rope {
-        q = rope.apply(m, q, a.head_dim, a.context);
-        k = rope.apply(m, k, a.head_dim, a.context);
-    }
-    if a.norm_after_rope {
-        (q, k) = qk_norm(m, q, k, &a);
-    }
+    q = place(m, q, "attn_q_norm", &a);
     if let Some((floor, scale)) = a.temperature {
         q = m.position_scale(q, floor, scale);
     }
-    let horizon = match a.mask {
-        Mask::Window(n) | Mask::Chunk(n) => Some(n),
-        Mask::Causal | Mask::Full | Mask::Local(_) => None,
+    let mut inputs = vec![q];
+    if let Some(&k) = parts.get(1) {
+        let mut v = parts.get(2).copied().unwrap_or(k);
+        if a.v_norm {
+            v = m.bare_norm("attn_v_norm", v, NormKind::Rms, a.value_dim, a.eps);
+        }
+        inputs.extend([place(m, k, "attn_k_norm", &a), clamp(m, v, &a)]);
+    }
+    let cache = match a.kv {
+        Kv::Own => a.declare(m),
+        Kv::Declared(cache) | Kv::Earlier(cache) => cache,
     };
-    let cache = m.cache(CacheInfo {
-        kv_heads: a.kv_heads,
-        key_dim: a.head_dim,
-        value_dim: a.value_dim,
-        value_in_key: false,
-        horizon,
-    });
     let sinks = a.sinks.then(|| m.param("attn_sinks.weight", &[a.heads]));
     let attend =
         Attend { cache, heads: a.heads, scale: a.scale, softcap: a.softcap, mask: a.mask, sinks, alibi: a.alibi };
-    m.attend(&[q, k, v], attend)
+    let o = m.attend(&inputs, attend);
+    match gate {
+        Some(gate) => {
+            let gate = m.act(gate, Act::Sigmoid);
+            m.mul(o, gate)
+        }
+        None => o,
+    }
 }
 
-fn project(m: &mut Scope<'_, '_>, x: Value, widths: [usize; 3], a: &Attn) -> [Value; 3] {
+/// Queries, and where the layer has its own, keys and values.
+fn project(m: &mut Scope<'_, '_>, x: Value, a: &Attn) -> Vec<Value> {
+    let query = a.head_dim * if a.gate == Gate::InQuery { 2 } else { 1 };
+    let widths = [a.heads * query, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim];
+    let needed = match a.kv {
+        Kv::Earlier(_) => 1,
+        _ if a.v_is_k => 2,
+        _ => 3,
+    };
     let fused = m.has("attn_qkv.weight");
-    let names: &[&str] = if fused { &["attn_qkv"] } else { &["attn_q", "attn_k", "attn_v"] };
+    let names: &[&str] = if fused { &["attn_qkv"] } else { &["attn_q", "attn_k", "attn_v"][..needed] };
     if a.bias == Bias::Required {
         let total = [widths.iter().sum()];
         let outs: &[usize] = if fused { &total } else { &widths };
@@ -144,27 +207,38 @@ fn project(m: &mut Scope<'_, '_>, x: Value, widths: [usize; 3], a: &Attn) -> [Va
             m.param(&format!("{name}.bias"), &[out]);
         }
     }
-    let parts = if fused {
+    if fused {
         let qkv = m.linear("attn_qkv", x, widths.iter().sum());
-        m.split(qkv, widths)
-    } else {
-        [0, 1, 2].map(|i| m.linear(names[i], x, widths[i]))
-    };
+        return m.split(qkv, widths).to_vec();
+    }
+    names.iter().zip(widths).map(|(name, width)| m.linear(name, x, width)).collect()
+}
+
+/// Queries or keys as their scores want them: normed, bounded, rotated.
+fn place(m: &mut Scope<'_, '_>, mut x: Value, name: &str, a: &Attn) -> Value {
+    if !a.norm_after_rope {
+        x = qk_norm(m, x, name, a);
+    }
+    x = clamp(m, x, a);
+    if let Some(rope) = &a.rope {
+        x = rope.apply(m, x, a.head_dim, a.context);
+    }
+    if a.norm_after_rope { qk_norm(m, x, name, a) } else { x }
+}
+
+fn clamp(m: &mut Scope<'_, '_>, x: Value, a: &Attn) -> Value {
     match a.clamp {
-        Some(limit) => parts.map(|p| m.clamp(p, limit)),
-        None => parts,
+        Some(limit) => m.clamp(x, limit),
+        None => x,
     }
 }
 
-fn qk_norm(m: &mut Scope<'_, '_>, q: Value, k: Value, a: &Attn) -> (Value, Value) {
-    let bare = Norm { kind: NormKind::Rms, group: a.head_dim, eps: a.eps, weight: None, bias: None };
+fn qk_norm(m: &mut Scope<'_, '_>, x: Value, name: &str, a: &Attn) -> Value {
     match a.qk_norm {
-        QkNorm::None => (q, k),
-        QkNorm::PerHead => {
-            (m.head_norm("attn_q_norm", q, a.head_dim, a.eps), m.head_norm("attn_k_norm", k, a.head_dim, a.eps))
-        }
-        QkNorm::Full => (m.rms_norm("attn_q_norm", q, a.eps), m.rms_norm("attn_k_norm", k, a.eps)),
-        QkNorm::Bare => (m.norm("attn_q_norm", q, bare.clone()), m.norm("attn_k_norm", k, bare)),
+        QkNorm::None => x,
+        QkNorm::PerHead => m.head_norm(name, x, a.head_dim, a.eps),
+        QkNorm::Full => m.rms_norm(name, x, a.eps),
+        QkNorm::Bare => m.bare_norm(name, x, NormKind::Rms, a.head_dim, a.eps),
     }
 }
 

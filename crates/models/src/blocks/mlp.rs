@@ -1,5 +1,6 @@
 //! Feed-forward parts: dense and mixtures of experts.
 
+use crate::Config;
 use allod_plan::{Act, Experts, Groups, LinearPart, Route, Scope, Score, Value, Weigh};
 
 /// A dense feed-forward part: `ffn_up`, `ffn_down`, and `ffn_gate` where it is gated. Biases where the source has
@@ -45,7 +46,8 @@ pub(super) fn ffn(m: &mut Scope<'_, '_>, x: Value, f: Ffn) -> Value {
     m.linear(&name("ffn_down"), h, width)
 }
 
-/// A mixture of experts: router `ffn_gate_inp`, stacked experts `ffn_{gate,up,down}_exps`.
+/// A mixture of experts: router `ffn_gate_inp`, its correction `exp_probs_b`, stacked experts
+/// `ffn_{gate,up,down}_exps`.
 #[derive(Clone, Copy, Debug)]
 pub struct Moe {
     /// Experts.
@@ -70,31 +72,67 @@ pub struct Moe {
     pub bias: bool,
     /// Where the weight is applied.
     pub weigh: Weigh,
+    /// Hidden width of the expert that all rows use, with tensors `_shexp`; 0 where there is none.
+    pub shared: usize,
+    /// Scale that expert by the sigmoid of `ffn_gate_inp_shexp`.
+    pub shared_gate: bool,
+    /// Experts work in a space of this width, between `ffn_latent_down` and `ffn_latent_up`.
+    pub latent: Option<usize>,
 }
 
 impl Moe {
-    /// Softmax routing with SiLU-gated experts, weights not normalized.
-    pub fn softmax(experts: usize, used: usize, hidden: usize) -> Moe {
+    /// Experts of layer `i` as the configuration says; by default SiLU-gated, with softmax routing that is not
+    /// normalized.
+    pub fn of(c: &Config, i: usize) -> Moe {
+        let count = |key: &str| Some(c.count(key)).filter(|&n| n > 0);
+        let hidden = count("expert_feed_forward_length").unwrap_or(c.ff(i));
+        let groups = count("expert_group_count").zip(count("expert_group_used_count"));
+        let together = count("expert_shared_count").map(|n| n.saturating_mul(hidden));
         Moe {
-            experts,
-            used,
+            experts: count("expert_count").unwrap_or(0),
+            used: count("expert_used_count").unwrap_or(0),
             hidden,
             act: Act::Silu,
             gated: true,
-            score: Score::Softmax,
-            normalize: false,
-            scale: 1.0,
-            groups: None,
+            score: match c.uint("expert_gating_func") {
+                Some(2) => Score::Sigmoid,
+                Some(3) => Score::SoftmaxOfChosen,
+                _ => Score::Softmax,
+            },
+            normalize: c.flag("expert_weights_norm").unwrap_or(false),
+            scale: c.float("expert_weights_scale").filter(|&s| s != 0.0).unwrap_or(1.0),
+            groups: groups.filter(|&(n, _)| n > 1).map(|(count, top)| Groups { count, top, best: 2 }),
             bias: false,
             weigh: Weigh::Output,
+            shared: count("expert_shared_feed_forward_length").or(together).unwrap_or(0),
+            shared_gate: false,
+            latent: None,
         }
     }
 }
 
 pub(super) fn moe(m: &mut Scope<'_, '_>, x: Value, e: Moe) -> Value {
+    let width = m.width(x);
     let logits = m.linear("ffn_gate_inp", x, e.experts);
     let chosen = route(m, logits, &e);
-    experts(m, x, chosen, &e)
+    let mut y = match e.latent {
+        Some(latent) => {
+            let t = m.linear("ffn_latent_down", x, latent);
+            let t = experts(m, t, chosen, &e);
+            m.linear("ffn_latent_up", t, width)
+        }
+        None => experts(m, x, chosen, &e),
+    };
+    if e.shared > 0 {
+        let mut s = ffn(m, x, Ffn { hidden: e.shared, act: e.act, gated: e.gated, suffix: "_shexp" });
+        if e.shared_gate {
+            let gate = m.linear("ffn_gate_inp_shexp", x, 1);
+            let gate = m.act(gate, Act::Sigmoid);
+            s = m.mul(s, gate);
+        }
+        y = m.add(y, s);
+    }
+    y
 }
 
 /// Chooses experts from router logits.

@@ -2,12 +2,18 @@
 //! difference between two architectures is visible where it is made.
 
 mod attention;
+mod delta;
+mod mla;
 mod mlp;
 mod rope;
+mod ssm;
 
-pub use attention::{Attn, Bias, QkNorm, alibi_slopes};
+pub use attention::{Attn, Bias, Gate, Kv, QkNorm, alibi_slopes};
+pub use delta::Delta;
+pub use mla::Mla;
 pub use mlp::{Ffn, Moe};
 pub use rope::RopeSpec;
+pub use ssm::{Mamba, Mamba2};
 
 use crate::{Config, Output, Pooling};
 use allod_plan::{Norm, NormKind, Pool, Scope, Value};
@@ -37,6 +43,18 @@ pub trait Blocks<'s> {
 
     /// A feed-forward part: dense.
     fn ffn(&mut self, x: Value, f: Ffn) -> Value;
+
+    /// Latent attention with all its projections.
+    fn mla(&mut self, x: Value, a: Mla) -> Value;
+
+    /// A Mamba mixer.
+    fn mamba(&mut self, x: Value, s: Mamba) -> Value;
+
+    /// A Mamba-2 mixer.
+    fn mamba2(&mut self, x: Value, s: Mamba2) -> Value;
+
+    /// A gated delta rule mixer.
+    fn delta(&mut self, x: Value, d: Delta) -> Value;
 
     /// A feed-forward part: mixture of experts, with its router.
     fn moe(&mut self, x: Value, m: Moe) -> Value;
@@ -104,6 +122,22 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
 
     fn ffn(&mut self, x: Value, f: Ffn) -> Value {
         mlp::ffn(self, x, f)
+    }
+
+    fn mla(&mut self, x: Value, a: Mla) -> Value {
+        mla::record(self, x, a)
+    }
+
+    fn mamba(&mut self, x: Value, s: Mamba) -> Value {
+        ssm::mamba(self, x, s)
+    }
+
+    fn mamba2(&mut self, x: Value, s: Mamba2) -> Value {
+        ssm::mamba2(self, x, s)
+    }
+
+    fn delta(&mut self, x: Value, d: Delta) -> Value {
+        delta::record(self, x, d)
     }
 
     fn moe(&mut self, x: Value, m: Moe) -> Value {

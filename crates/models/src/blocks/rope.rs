@@ -12,6 +12,8 @@ pub struct RopeSpec {
     pub scaling: Scaling,
     /// Which elements pair up.
     pub style: RopeStyle,
+    /// Divide the frequencies by the tensor `rope_freqs`, where the source has it and nothing else stretches them.
+    pub factors: bool,
 }
 
 impl RopeSpec {
@@ -20,7 +22,7 @@ impl RopeSpec {
         let table = match self.scaling {
             Scaling::LongRope { original, .. } if context > original => "rope_factors_long.weight",
             Scaling::LongRope { .. } => "rope_factors_short.weight",
-            Scaling::None => "rope_freqs.weight",
+            Scaling::None if self.factors => "rope_freqs.weight",
             _ => "",
         };
         let factors = m.constants(table);

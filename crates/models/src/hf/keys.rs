@@ -23,6 +23,8 @@ pub struct Hf {
     pub(crate) prefix: &'static str,
     /// From metadata to configuration.
     pub(crate) back: bool,
+    /// Parts of GGUF names that this configuration changes.
+    pub(crate) renames: Vec<(&'static str, &'static str)>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -68,7 +70,18 @@ impl Hf {
         let mut meta = Metadata::default();
         meta.set("general.architecture", arch.gguf);
         let made = HashMap::new();
-        Hf { origin, arch: arch.gguf, config, meta, made, error: None, skip_rows: 0, prefix: "model.", back: false }
+        Hf {
+            origin,
+            arch: arch.gguf,
+            config,
+            meta,
+            made,
+            error: None,
+            skip_rows: 0,
+            prefix: "model.",
+            back: false,
+            renames: vec![],
+        }
     }
 
     /// All that concerns `arch`, in the direction set.
@@ -77,10 +90,36 @@ impl Hf {
         (arch.keys)(self);
     }
 
+    /// Numbers that changes of layout need.
     pub(super) fn heads(&self) -> Heads {
-        let query = self.known("attention.head_count").unwrap_or(0);
-        let key = self.known("attention.head_count_kv").unwrap_or(query);
-        Heads { query, key, skip: self.skip_rows }
+        let known = |key: &str| self.known(key).unwrap_or(0);
+        let query = known("attention.head_count");
+        Heads {
+            query,
+            key: self.known("attention.head_count_kv").unwrap_or(query),
+            skip: self.skip_rows,
+            nope: known("attention.key_length_mla").saturating_sub(known("rope.dimension_count")),
+            value: known("attention.value_length_mla"),
+            groups: known("ssm.group_count"),
+            states: known("ssm.time_step_rank"),
+            state_dim: known("ssm.state_size"),
+            inner: known("ssm.inner_size"),
+        }
+    }
+
+    /// Says that GGUF's names have `to` in place of `from` in models of this configuration.
+    pub fn replace(&mut self, from: &'static str, to: &'static str) {
+        self.renames.push((from, to));
+    }
+
+    /// A GGUF name after that.
+    pub(super) fn renamed(&self, gguf: &str) -> String {
+        self.renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
+    }
+
+    /// Sets one of the architecture's keys to a number for each layer.
+    pub fn set_each(&mut self, key: &str, values: impl IntoIterator<Item = u32>) {
+        self.set(key, Value::Array(Array::U32(values.into_iter().collect())));
     }
 
     /// The first of `names` that is present and not null.

@@ -5,13 +5,14 @@ mod back;
 mod card;
 mod keys;
 mod names;
+mod order;
 mod pooling;
 mod rope;
 
 pub(crate) use back::{Back, back, is_table};
 pub use keys::Hf;
 pub(crate) use keys::{SAMPLING, number};
-pub use names::{Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, ignored, same};
+pub use names::{EXPERTS, Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, ignored, same};
 
 use crate::{Arch, Error, arch};
 use allod_formats::{Metadata, Safetensors, TensorInfo, WeightSource};
@@ -57,6 +58,9 @@ const PREFIXES: &[&str] = &[
 /// Buffers that old checkpoints carry and that follow from the configuration.
 const BUFFERS: &[&str] = &["rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias", "position_ids"];
 
+/// Where layers are kept that predict further tokens.
+const EXTRA_HEAD: &str = "mtp.";
+
 impl Folder {
     /// Opens the folder at `path`.
     ///
@@ -89,7 +93,7 @@ impl Folder {
         }
         let tied = hf.get(&["tie_word_embeddings"]).and_then(Json::as_bool);
         let heads = hf.heads();
-        let pieces = pieces(&files, arch, tied)?;
+        let pieces = pieces(&files, arch, tied, &hf)?;
         Ok(Folder { files, meta: hf.meta, pieces, made: hf.made, heads })
     }
 }
@@ -128,12 +132,15 @@ fn choose(origin: &str, config: Json) -> Result<(&'static Arch, Json), Error> {
 }
 
 /// Matches the folder's tensors with the architecture's names.
-fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeMap<String, Piece>, Error> {
+fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>, hf: &Hf) -> Result<BTreeMap<String, Piece>, Error> {
     let mut pieces: BTreeMap<String, Piece> = BTreeMap::new();
     let mut experts: BTreeMap<String, (Fix, BTreeMap<usize, String>)> = BTreeMap::new();
     for (full, _) in files.entries() {
         let full = full.to_owned();
         let bare = PREFIXES.iter().find_map(|p| full.strip_prefix(p)).unwrap_or(&full);
+        if bare.starts_with(EXTRA_HEAD) {
+            continue;
+        }
         if BUFFERS.iter().any(|b| bare.ends_with(b)) && !arch.has_name(bare) {
             continue;
         }
@@ -145,7 +152,11 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeM
                 continue;
             }
             let fix = if m.ending == ".bias" { name.fix.of_bias() } else { name.fix };
-            let gguf = format!("{}{}", name.gguf.replacen("{}", &m.layer, 1), m.ending);
+            // Layers beyond the last predict further tokens.
+            if m.layer.parse::<usize>().is_ok_and(|l| hf.known("block_count").is_some_and(|n| l >= n)) {
+                continue;
+            }
+            let gguf = format!("{}{}", hf.renamed(name.gguf).replacen("{}", &m.layer, 1), m.ending);
             match m.expert {
                 Some(e) => {
                     experts.entry(gguf).or_insert_with(|| (fix, BTreeMap::new())).1.insert(e, full.clone());
@@ -169,6 +180,11 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>) -> Result<BTreeM
         pieces.insert(gguf, Piece { sources: sources.into_values().collect(), fix });
     }
     Ok(pieces)
+}
+
+/// The name of the scales that belong to a tensor of MXFP4 nibbles.
+fn scales_of(source: &str) -> Option<String> {
+    source.strip_suffix("_blocks").map(|stem| format!("{stem}_scales"))
 }
 
 /// True when `name` is of the kind that `pattern` describes.
@@ -231,12 +247,11 @@ impl WeightSource for Folder {
             return Some(TensorInfo { dtype: t.dtype, shape: t.shape.clone() });
         }
         let piece = self.pieces.get(name)?;
-        let one = self.files.entry(&piece.sources[0])?;
-        let mut shape = one.shape.clone();
+        let (dtype, mut shape) = self.stored(&piece.sources[0])?;
         if piece.sources.len() > 1 {
             shape.insert(0, piece.sources.len());
         }
-        Some(TensorInfo { dtype: piece.fix.dtype(one.dtype.tensor_type()?), shape: piece.fix.shape(shape, self.heads) })
+        Some(TensorInfo { dtype: piece.fix.dtype(dtype), shape: piece.fix.shape(shape, self.heads) })
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, allod_formats::Error> {
@@ -245,7 +260,7 @@ impl WeightSource for Folder {
         }
         let missing = || allod_formats::Error::NoTensor { origin: self.origin(), name: name.to_owned() };
         let piece = self.pieces.get(name).ok_or_else(missing)?;
-        let mut parts = piece.sources.iter().map(|s| self.files.tensor(s)).collect::<Result<Vec<_>, _>>()?;
+        let mut parts = piece.sources.iter().map(|s| self.read(s)).collect::<Result<Vec<_>, _>>()?;
         let first = parts.pop().ok_or_else(missing)?;
         let whole = if parts.is_empty() { first } else { self.stack(name, parts, first)? };
         piece.fix.apply(whole, self.heads).map_err(|e| self.odd(name, e.to_string()))
@@ -253,6 +268,28 @@ impl WeightSource for Folder {
 }
 
 impl Folder {
+    /// Type and shape of a tensor as stored. What ends in `_blocks` and has `_scales` beside it is MXFP4.
+    fn stored(&self, source: &str) -> Option<(DType, Vec<usize>)> {
+        let one = self.files.entry(source)?;
+        let mut shape = one.shape.clone();
+        if scales_of(source).is_none_or(|s| self.files.entry(&s).is_none()) {
+            return Some((one.dtype.tensor_type()?, shape));
+        }
+        let (bytes, blocks) = (shape.pop()?, shape.pop()?);
+        shape.push(blocks.checked_mul(bytes)?.checked_mul(2)?);
+        Some((DType::MXFP4, shape))
+    }
+
+    fn read(&self, source: &str) -> Result<Tensor, allod_formats::Error> {
+        match (self.stored(source), scales_of(source)) {
+            (Some((DType::MXFP4, shape)), Some(scales)) => {
+                let (blocks, scales) = (self.files.bytes(source)?, self.files.bytes(&scales)?);
+                order::mxfp4(&blocks, &scales, shape).map_err(|e| self.odd(source, e.to_string()))
+            }
+            _ => self.files.tensor(source),
+        }
+    }
+
     /// Puts tensors of one type and shape into one, on a new first axis.
     fn stack(&self, name: &str, mut parts: Vec<Tensor>, last: Tensor) -> Result<Tensor, allod_formats::Error> {
         let (dtype, mut shape): (DType, Vec<usize>) = (last.dtype, last.shape.clone());

@@ -1,6 +1,7 @@
 //! From Hugging Face's tensor names and layouts to GGUF's. One table per architecture; the same table reads a folder,
 //! converts it, and converts back.
 
+use super::order;
 use crate::Error;
 use allod_formats::codec;
 use allod_tensor::{DType, Shape, Tensor};
@@ -41,7 +42,7 @@ pub enum Fix {
     InterleaveQ,
     /// Rotary halves of each key head become neighbours.
     InterleaveK,
-    /// `[in, out]` becomes `[out, in]` (GPT-2's Conv1D); vectors stay.
+    /// `[in, out]` becomes `[out, in]` (GPT-2's Conv1D), and so each of a stack; vectors stay.
     Transpose,
     /// GGUF stores `1 + w` (Gemma's norms).
     PlusOne,
@@ -53,6 +54,33 @@ pub enum Fix {
     QkvByHead,
     /// The first rows, that no position uses, are dropped (see [`super::Hf::skip_rows`]).
     SkipRows,
+    /// `[n]` becomes `[n, 1]`.
+    Column,
+    /// `[n]` becomes `[groups, n / groups]` (Mamba-2's norm).
+    Groups,
+    /// Value heads that stand by their key head come `key heads` apart, on the first axis (Qwen3.5's DeltaNet).
+    TileRows,
+    /// Likewise on the second axis.
+    TileColumns,
+    /// Likewise in the rows that follow those of queries and keys.
+    TileValues,
+    /// Of rows with `[query | key | values | gates]` for each key head (Qwen3-Next): all queries, keys, values.
+    QkvOfGroups,
+    /// Of the same rows: all gates.
+    GatesOfGroups,
+    /// Of `kv_b`: the keys' part of each head, `[heads, latent, key]` (DeepSeek).
+    KeysOfKvB,
+    /// Of `kv_b`: the values' part of each head, `[heads, value, latent]`.
+    ValuesOfKvB,
+    /// Of a stack: every `of`-th row of each from `index` on (gpt-oss).
+    Every {
+        /// The first.
+        index: usize,
+        /// Of how many it is one.
+        of: usize,
+    },
+    /// One after the other.
+    Then(&'static [Fix]),
     /// Part `index` of `of` equal parts along the first axis (the second where experts are stacked).
     Part {
         /// Which.
@@ -71,6 +99,25 @@ pub(crate) struct Heads {
     pub key: usize,
     /// Rows that [`Fix::SkipRows`] drops.
     pub skip: usize,
+    /// Of a query or key head of MLA, the elements without positions.
+    pub nope: usize,
+    /// Elements of a value head of MLA.
+    pub value: usize,
+    /// Key heads of DeltaNet, groups of Mamba-2 (`ssm.group_count`).
+    pub groups: usize,
+    /// Value heads of DeltaNet (`ssm.time_step_rank`).
+    pub states: usize,
+    /// Elements of a key head of DeltaNet (`ssm.state_size`).
+    pub state_dim: usize,
+    /// Elements of all its value heads (`ssm.inner_size`).
+    pub inner: usize,
+}
+
+impl Heads {
+    /// Elements of the value heads that share a key head.
+    pub(super) fn values_per_group(self) -> usize {
+        self.inner / self.groups.max(1)
+    }
 }
 
 impl Fix {
@@ -83,6 +130,21 @@ impl Fix {
                 }
             }
             Fix::Transpose if shape.len() == 2 => shape.swap(0, 1),
+            Fix::Transpose if shape.len() == 3 => shape.swap(1, 2),
+            Fix::Column => shape.push(1),
+            Fix::Groups => shape = vec![heads.groups, shape.iter().product::<usize>() / heads.groups.max(1)],
+            Fix::QkvOfGroups => {
+                shape.iter_mut().take(1).for_each(|d| *d = 2 * heads.groups * heads.state_dim + heads.inner)
+            }
+            Fix::GatesOfGroups => shape.iter_mut().take(1).for_each(|d| *d = heads.inner),
+            Fix::KeysOfKvB => shape = vec![heads.query, shape.last().copied().unwrap_or(0), heads.nope],
+            Fix::ValuesOfKvB => shape = vec![heads.query, heads.value, shape.last().copied().unwrap_or(0)],
+            Fix::Every { index, of } => {
+                if let Some(d) = shape.get_mut(1) {
+                    *d = order::every(*d, index, of).len();
+                }
+            }
+            Fix::Then(all) => shape = all.iter().fold(shape, |shape, f| f.shape(shape, heads)),
             Fix::Squeeze => shape.retain(|&d| d != 1),
             Fix::Part { of, .. } => {
                 let axis = usize::from(shape.len() == 3);
@@ -99,6 +161,8 @@ impl Fix {
     pub(crate) fn dtype(self, dtype: DType) -> DType {
         match self {
             Fix::PlusOne | Fix::NegExp => DType::F32,
+            Fix::KeysOfKvB if dtype.is_quantized() => DType::F32,
+            Fix::Then(all) => all.iter().fold(dtype, |dtype, f| f.dtype(dtype)),
             _ => dtype,
         }
     }
@@ -118,8 +182,30 @@ impl Fix {
             Fix::InterleaveK => rows(t, heads.key, |i, half| (i % 2) * half + i / 2),
             Fix::PlusOne => map(&t, |w| w + 1.0),
             Fix::NegExp => map(&t, |w| -libm::expf(w)),
-            Fix::Transpose if t.shape.len() == 2 => transpose(&t),
+            Fix::Transpose if t.shape.len() > 1 => transpose(&t, shape),
             Fix::Transpose => Ok(t),
+            Fix::Column | Fix::Groups => rebuild(t.dtype, shape, t.data.to_vec()),
+            Fix::TileRows | Fix::TileColumns | Fix::TileValues => {
+                let (axis, order) = self.tiling(&t, heads);
+                order::pick(&t, axis, &order)
+            }
+            Fix::QkvOfGroups => order::pick(&t, 0, &order::qkv_of_groups(heads)),
+            Fix::GatesOfGroups => order::pick(&t, 0, &order::gates_of_groups(heads)),
+            Fix::KeysOfKvB => {
+                let plain = if t.dtype.is_quantized() { map(&t, |w| w)? } else { t };
+                let keys = order::pick(&plain, 0, &order::of_kv_b(heads, false))?;
+                let by_head = vec![heads.query, heads.nope, keys.columns()];
+                transpose(&rebuild(keys.dtype, by_head, keys.data.to_vec())?, shape)
+            }
+            Fix::ValuesOfKvB => {
+                let values = order::pick(&t, 0, &order::of_kv_b(heads, true))?;
+                rebuild(values.dtype, shape, values.data.to_vec())
+            }
+            Fix::Every { index, of } => {
+                let rows = t.shape.get(1).copied().unwrap_or(0);
+                order::pick(&t, 1, &order::every(rows, index, of))
+            }
+            Fix::Then(all) => all.iter().try_fold(t, |t, f| f.apply(t, heads)),
             Fix::Part { index, of } => part(&t, index, of, shape),
             Fix::QkvByHead => regroup(t, heads.query, 3),
             Fix::SkipRows => skip(&t, heads.skip, shape),
@@ -160,7 +246,16 @@ impl Fix {
                 let unused = t.row_bytes() * heads.skip;
                 rebuild(t.dtype, shape, [vec![0; unused], t.data.to_vec()].concat())
             }
+            other => Err(Error::Layout(format!("the change of layout {other:?} cannot be taken back yet"))),
         }
+    }
+
+    /// Axis and order of a change of value heads.
+    fn tiling(self, t: &Tensor, heads: Heads) -> (usize, Vec<usize>) {
+        let axis = usize::from(self == Fix::TileColumns);
+        let all = t.shape.get(axis).copied().unwrap_or(0);
+        let values = if self == Fix::TileValues { heads.inner.min(all) } else { all };
+        (axis, order::tiled(all, values, heads))
     }
 }
 
@@ -207,19 +302,22 @@ fn map(t: &Tensor, f: impl Fn(f32) -> f32) -> Result<Tensor, Error> {
     Ok(Tensor::from_f32(t.shape.clone(), &values))
 }
 
-fn transpose(t: &Tensor) -> Result<Tensor, Error> {
-    let (r, c, size) = (t.shape[0], t.shape[1], t.dtype.block_bytes());
+/// Swaps the last two axes.
+fn transpose(t: &Tensor, shape: Shape) -> Result<Tensor, Error> {
+    let &[.., r, c] = t.shape.as_slice() else { return Ok(t.clone()) };
+    let size = t.dtype.block_bytes();
     if t.dtype.is_quantized() {
         return Err(Error::Layout(format!("a {} tensor cannot be transposed", t.dtype)));
     }
     let mut out = Vec::with_capacity(t.data.len());
-    for j in 0..c {
-        for i in 0..r {
-            let at = (i * c + j) * size;
-            out.extend_from_slice(&t.data[at..at + size]);
+    for one in t.data.chunks_exact((r * c * size).max(1)) {
+        for j in 0..c {
+            for i in 0..r {
+                out.extend_from_slice(&one[(i * c + j) * size..][..size]);
+            }
         }
     }
-    rebuild(t.dtype, vec![c, r], out)
+    rebuild(t.dtype, shape, out)
 }
 
 fn part(t: &Tensor, index: usize, of: usize, shape: Shape) -> Result<Tensor, Error> {
@@ -282,4 +380,16 @@ pub const SANDWICH_NORMS: &[Name] = &[
     fixed("blk.{}.post_attention_norm", "layers.{}.post_attention_layernorm", Fix::PlusOne),
     fixed("blk.{}.ffn_norm", "layers.{}.pre_feedforward_layernorm", Fix::PlusOne),
     fixed("blk.{}.post_ffw_norm", "layers.{}.post_feedforward_layernorm", Fix::PlusOne),
+];
+
+/// Mixtures of experts in the place of [`LLAMA_LIKE`]'s feed-forward parts: each by itself, or stacked with gate and up
+/// fused.
+pub const EXPERTS: &[Name] = &[
+    same("blk.{}.ffn_gate_inp", "layers.{}.mlp.gate"),
+    same("blk.{}.ffn_gate_exps", "layers.{}.mlp.experts.{e}.gate_proj"),
+    same("blk.{}.ffn_up_exps", "layers.{}.mlp.experts.{e}.up_proj"),
+    same("blk.{}.ffn_down_exps", "layers.{}.mlp.experts.{e}.down_proj"),
+    fixed("blk.{}.ffn_gate_exps.weight", "layers.{}.mlp.experts.gate_up_proj", Fix::Part { index: 0, of: 2 }),
+    fixed("blk.{}.ffn_up_exps.weight", "layers.{}.mlp.experts.gate_up_proj", Fix::Part { index: 1, of: 2 }),
+    same("blk.{}.ffn_down_exps.weight", "layers.{}.mlp.experts.down_proj"),
 ];

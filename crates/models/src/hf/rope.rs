@@ -85,10 +85,12 @@ impl Hf {
         let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
         let both = number("mscale").filter(|m| *m != 0.0).zip(number("mscale_all_dim").filter(|m| *m != 0.0));
         let wanted = number("attention_factor").or(both.map(|(m, all)| magnitude(m) / magnitude(all)));
-        if let Some(wanted) = wanted {
-            self.set("rope.scaling.attn_factor", (wanted / magnitude(1.0)) as f32);
+        let all = number("mscale_all_dim").filter(|m| *m != 0.0);
+        let implied = if all.is_some() { 1.0 } else { magnitude(1.0) };
+        if let Some(wanted) = wanted.filter(|w| *w != implied) {
+            self.set("rope.scaling.attn_factor", (wanted / implied) as f32);
         }
-        if let Some(all) = number("mscale_all_dim") {
+        if let Some(all) = all {
             self.set("rope.scaling.yarn_log_multiplier", (0.1 * all) as f32);
         }
         if params.get("truncate").and_then(Json::as_bool) == Some(false) {
