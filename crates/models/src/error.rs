@@ -39,6 +39,24 @@ pub enum Error {
         /// The architecture.
         arch: &'static str,
     },
+    /// Metadata that a Hugging Face configuration of the architecture has no fields for.
+    #[error("{origin}: no config.json of {arch} describes the same network; what it cannot say: {}", keys.join(", "))]
+    NoWayBack {
+        /// The file.
+        origin: String,
+        /// Transformers' name of the architecture.
+        arch: &'static str,
+        /// The keys whose values are lost.
+        keys: Vec<String>,
+    },
+    /// A tensor that cannot be written in another type.
+    #[error("tensor {name}: {source}")]
+    Codec {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        source: allod_formats::codec::Error,
+    },
     /// A tensor whose shape does not fit the change of layout it needs.
     #[error("{0}")]
     Layout(String),

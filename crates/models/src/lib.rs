@@ -5,6 +5,7 @@
 pub mod arch;
 pub mod blocks;
 mod config;
+pub mod convert;
 mod error;
 pub mod hf;
 mod output;
@@ -75,18 +76,44 @@ pub fn model(source: Box<dyn WeightSource>, context: Option<usize>) -> Result<Mo
 /// # Errors
 /// Those of [`model`].
 pub fn model_for(source: Box<dyn WeightSource>, context: Option<usize>, output: Output) -> Result<Model, Error> {
+    let (arch, config, plan) = recorded(&*source, context, output)?;
+    check_unused(&*source, &plan, arch)?;
+    check_layers(&*source, &plan)?;
+    Ok(Model { source, arch, config, plan })
+}
+
+/// Everything that [`model`] checks, of a source that stays the caller's.
+pub(crate) fn check(source: &dyn WeightSource) -> Result<(), Error> {
+    let (arch, _, plan) = model_plan(source)?;
+    check_unused(source, &plan, arch)?;
+    check_layers(source, &plan)
+}
+
+/// What a source computes, without the checks on what it holds beyond that.
+pub(crate) fn model_plan(source: &dyn WeightSource) -> Result<(&'static Arch, Config, Plan), Error> {
+    recorded(source, None, Output::Own)
+}
+
+fn recorded(
+    source: &dyn WeightSource,
+    context: Option<usize>,
+    output: Output,
+) -> Result<(&'static Arch, Config, Plan), Error> {
     let name = source.metadata().str("general.architecture").unwrap_or_default().to_owned();
     let arch = arch::by_gguf(&name).ok_or_else(|| Error::UnknownArchitecture {
         origin: source.origin(),
         nearest: arch::nearest(&name),
         found: name,
     })?;
-    let mut config = Config::read(&*source, context)?;
+    let mut config = Config::read(source, context)?;
     config.output = output;
-    let plan = record(&*source, |m| (arch.forward)(m, &config))?;
-    check_unused(&*source, &plan, arch)?;
-    check_layers(&*source, &plan)?;
-    Ok(Model { source, arch, config, plan })
+    if let (Output::Embedding, Some(found)) = (output, config.string("pooling_unsupported")) {
+        let expected = "mean, cls or last pooling, then at most normalization".into();
+        let (key, found) = ("modules.json".into(), found.to_owned());
+        return Err(Error::Key { origin: source.origin(), key, expected, found });
+    }
+    let plan = record(source, |m| (arch.forward)(m, &config))?;
+    Ok((arch, config, plan))
 }
 
 /// A tensor that nothing uses means that the model is not what we take it for.

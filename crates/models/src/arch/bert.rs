@@ -38,6 +38,7 @@ pub(super) const NAMES: &[Name] = &[
 ];
 
 pub(super) fn keys(h: &mut Hf) {
+    h.prefix("");
     h.expect_str("position_embedding_type", &["absolute"]);
     h.copy_str("hidden_act", "hidden_activation");
     h.copy_uint("type_vocab_size", "tokenizer.ggml.token_type_count");

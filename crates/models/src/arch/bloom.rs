@@ -31,6 +31,10 @@ const NAMES: &[Name] = &[
 ];
 
 fn keys(h: &mut Hf) {
+    h.prefix("transformer.");
+    h.rename("num_hidden_layers", "n_layer");
+    h.rename("num_attention_heads", "n_head");
+    h.rename("layer_norm_eps", "layer_norm_epsilon");
     h.tied_by_default();
     h.four_times_wide();
     if h.flag("apply_residual_connection_post_layernorm") {

@@ -23,9 +23,7 @@ pub(super) fn keys(h: &mut Hf) {
     h.sliding_window();
     h.copy_float("attn_logit_softcapping", "attn_logit_softcapping");
     h.copy_float("final_logit_softcapping", "final_logit_softcapping");
-    if let Some(n) = h.float("query_pre_attn_scalar") {
-        h.set("attention.scale", 1.0 / n.sqrt());
-    }
+    h.derive("query_pre_attn_scalar", "attention.scale", |n| 1.0 / n.sqrt(), |s| 1.0 / (s * s));
 }
 
 /// Factor on the scores: as the file says, else by head size, or by heads in the one size that differs (`odd` layers).

@@ -34,6 +34,8 @@ const NAMES: &[Name] = &[
 ];
 
 fn keys(h: &mut Hf) {
+    h.prefix("transformer.");
+    h.gpt_names();
     h.tied_by_default();
     h.four_times_wide();
     h.copy_str("activation_function", "hidden_activation");

@@ -31,6 +31,7 @@ const NAMES: &[Name] = &[
 ];
 
 fn keys(h: &mut Hf) {
+    h.prefix("gpt_neox.");
     h.copy_str("hidden_act", "hidden_activation");
     h.copy_flag("use_parallel_residual", "use_parallel_residual");
 }

@@ -31,7 +31,10 @@ const NAMES: &[Name] = &[
 ];
 
 fn keys(h: &mut Hf) {
+    h.prefix("transformer.");
+    h.gpt_names();
     h.four_times_wide();
+    h.copy_uint("rotary_dim", "rope.dimension_count");
     h.copy_str("activation_function", "hidden_activation");
 }
 

@@ -37,6 +37,7 @@ const NAMES: &[Name] = &[
 const PERIOD: &str = "attention.sliding_window_pattern";
 
 fn keys(h: &mut Hf) {
+    h.prefix("");
     h.copy_str("hidden_activation", "hidden_activation");
     h.unset("attention.layer_norm_rms_epsilon");
     h.copy_float("norm_eps", "attention.layer_norm_epsilon");

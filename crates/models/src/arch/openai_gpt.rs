@@ -27,6 +27,8 @@ const NAMES: &[Name] = &[
 
 /// What GPT-1 calls `gelu` is the tanh form.
 fn keys(h: &mut Hf) {
+    h.prefix("transformer.");
+    h.gpt_names();
     h.tied_by_default();
     h.four_times_wide();
     h.expect_str("afn", &["gelu"]);

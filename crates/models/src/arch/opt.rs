@@ -31,6 +31,8 @@ const NAMES: &[Name] = &[
 
 /// Positions start at row 2 of the table; the epsilon is fixed.
 fn keys(h: &mut Hf) {
+    h.prefix("model.decoder.");
+    h.rename("intermediate_size", "ffn_dim");
     h.tied_by_default();
     h.skip_rows(2);
     h.set("attention.layer_norm_epsilon", 1e-5_f32);

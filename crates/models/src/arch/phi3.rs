@@ -3,12 +3,21 @@
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Ffn},
-    hf::{Hf, LLAMA_LIKE},
+    hf::{Hf, LLAMA_LIKE, Name, same},
 };
 use allod_plan::{Act, RopeStyle, Scope, Value};
 
-pub(super) static ARCH: Arch =
-    Arch { gguf: "phi3", model_type: "phi3", classes: &["Phi3ForCausalLM"], keys, names: &[LLAMA_LIKE], forward };
+pub(super) static ARCH: Arch = Arch {
+    gguf: "phi3",
+    model_type: "phi3",
+    classes: &["Phi3ForCausalLM"],
+    keys,
+    names: &[LLAMA_LIKE, FUSED],
+    forward,
+};
+
+/// Gate and up are one matrix.
+const FUSED: &[Name] = &[same("blk.{}.ffn_up", "layers.{}.mlp.gate_up_proj")];
 
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);

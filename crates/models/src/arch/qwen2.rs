@@ -13,9 +13,7 @@ pub(super) static ARCH: Arch =
 /// Qwen declares a window that only counts when `use_sliding_window` is set.
 pub(super) fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
-    if h.flag("use_sliding_window") {
-        h.sliding_window();
-    }
+    h.sliding_window_if("use_sliding_window");
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -5,7 +5,6 @@ use crate::{
     blocks::{Attn, Blocks, Ffn},
     hf::{Hf, INTERLEAVED_QK, LLAMA_LIKE},
 };
-use allod_formats::{Array, Value as Meta};
 use allod_plan::{Act, RopeStyle, Scope, Value};
 
 pub(super) static ARCH: Arch = Arch {
@@ -19,12 +18,8 @@ pub(super) static ARCH: Arch = Arch {
 
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
-    if h.flag("use_sliding_window") {
-        h.sliding_window();
-    }
-    if let Some(flags) = h.uints("no_rope_layers") {
-        h.set("rope.layers", Meta::Array(Array::Bool(flags.iter().map(|&f| f != 0).collect())));
-    }
+    h.sliding_window_if("use_sliding_window");
+    h.copy_flags("no_rope_layers", "rope.layers");
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

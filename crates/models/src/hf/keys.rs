@@ -1,14 +1,15 @@
-//! `config.json` into GGUF metadata: the fields that most architectures share. What is particular to one stands in
-//! its own file.
+//! `config.json` into GGUF metadata and back: the fields that most architectures share. What is particular to one
+//! stands in its own file. The methods called `copy_…`, `expect_…` and the like work in both directions, so that an
+//! architecture says once how its fields and keys belong together.
 
 use super::Heads;
-use crate::{Error, rope::llama3_factors};
+use crate::{Arch, Error};
 use allod_formats::{Array, Metadata, Value};
 use allod_tensor::Tensor;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 
-/// A Hugging Face configuration on its way to metadata.
+/// A Hugging Face configuration on its way to metadata, or metadata on the way back.
 pub struct Hf {
     pub(crate) origin: String,
     pub(crate) arch: &'static str,
@@ -20,6 +21,10 @@ pub struct Hf {
     pub(crate) skip_rows: usize,
     /// Parts of GGUF names that this configuration changes.
     pub(crate) renames: Vec<(&'static str, &'static str)>,
+    /// What stands before the names of tensors, except the head's.
+    pub(crate) prefix: &'static str,
+    /// From metadata to configuration.
+    pub(crate) back: bool,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -39,11 +44,21 @@ const UINTS: &[(&str, &[&str])] = &[
 /// Fields that hold numbers.
 const FLOATS: &[(&str, &[&str])] = &[
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]),
-    ("attention.layer_norm_epsilon", &["layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"]),
+    ("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]),
+];
+
+/// Fields that GPT-2 and its kin call otherwise.
+const GPT_NAMES: &[(&str, &str)] = &[
+    ("hidden_size", "n_embd"),
+    ("num_hidden_layers", "n_layer"),
+    ("num_attention_heads", "n_head"),
+    ("max_position_embeddings", "n_positions"),
+    ("intermediate_size", "n_inner"),
+    ("layer_norm_eps", "layer_norm_epsilon"),
 ];
 
 /// Recommended sampling: llama.cpp's key and the name in `generation_config.json`.
-const SAMPLING: &[(&str, &str)] = &[
+pub(crate) const SAMPLING: &[(&str, &str)] = &[
     ("general.sampling.temp", "temperature"),
     ("general.sampling.top_p", "top_p"),
     ("general.sampling.min_p", "min_p"),
@@ -51,13 +66,37 @@ const SAMPLING: &[(&str, &str)] = &[
 ];
 
 impl Hf {
+    pub(crate) fn new(origin: String, arch: &Arch, config: Json) -> Hf {
+        let mut meta = Metadata::default();
+        meta.set("general.architecture", arch.gguf);
+        let made = HashMap::new();
+        Hf {
+            origin,
+            arch: arch.gguf,
+            config,
+            meta,
+            made,
+            error: None,
+            skip_rows: 0,
+            renames: vec![],
+            prefix: "model.",
+            back: false,
+        }
+    }
+
+    /// All that concerns `arch`, in the direction set.
+    pub(crate) fn all(&mut self, arch: &Arch) {
+        self.common();
+        (arch.keys)(self);
+    }
+
     /// Numbers that changes of layout need.
     pub(super) fn heads(&self) -> Heads {
         let known = |key: &str| self.known(key).unwrap_or(0);
         let query = known("attention.head_count");
         Heads {
             query,
-            key: self.known("attention.head_count_kv").unwrap_or(query),
+            key: self.most("attention.head_count_kv").unwrap_or(query),
             skip: self.skip_rows,
             nope: known("attention.key_length_mla").saturating_sub(known("rope.dimension_count")),
             value: known("attention.value_length_mla"),
@@ -68,14 +107,34 @@ impl Hf {
         }
     }
 
-    /// Says that GGUF's names have `to` in place of `from` in models of this configuration.
-    pub fn rename(&mut self, from: &'static str, to: &'static str) {
+    /// Says that GGUF's tensors have `to` in place of `from` in models of this configuration.
+    pub fn rename_tensors(&mut self, from: &'static str, to: &'static str) {
         self.renames.push((from, to));
     }
 
     /// A GGUF name after that.
     pub(super) fn renamed(&self, gguf: &str) -> String {
         self.renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
+    }
+
+    /// The largest number of a key that may have one for each layer.
+    fn most(&self, key: &str) -> Option<usize> {
+        let list = self.meta.ints(&self.key(key));
+        let most = list.and_then(|l| l.into_iter().max()).and_then(|n| n.try_into().ok());
+        most.or_else(|| self.known(key))
+    }
+
+    /// Says that models of this configuration have another name in GGUF.
+    pub fn rename_architecture(&mut self, gguf: &'static str) {
+        let from = format!("{}.", self.arch);
+        let keys: Vec<String> = self.meta.iter().map(|(k, _)| k.to_owned()).filter(|k| k.starts_with(&from)).collect();
+        for key in keys {
+            if let Some(value) = self.meta.remove(&key) {
+                self.meta.set(format!("{gguf}.{}", &key[from.len()..]), value);
+            }
+        }
+        self.arch = gguf;
+        self.meta.set("general.architecture", gguf);
     }
 
     /// Sets one of the architecture's keys to a number for each layer.
@@ -112,40 +171,75 @@ impl Hf {
         self.get(&[name])?.as_array()?.iter().map(|v| v.as_u64()?.try_into().ok()).collect()
     }
 
-    /// Sets one of the architecture's keys.
+    /// Sets one of the architecture's keys. There is no way back: what can go both ways is copied.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        self.meta.set(self.key(key), value);
+        if !self.back {
+            self.meta.set(self.key(key), value);
+        }
     }
     /// Removes one of them.
     pub fn unset(&mut self, key: &str) {
-        self.meta.remove(&self.key(key));
+        if !self.back {
+            self.meta.remove(&self.key(key));
+        }
     }
     /// Keys of the tokenizer have their full names, all others belong to the architecture.
-    fn key(&self, key: &str) -> String {
+    pub(super) fn key(&self, key: &str) -> String {
         if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
+    /// Sets a field on the way back.
+    pub(super) fn field(&mut self, name: &str, value: impl Into<Json>) {
+        if self.back {
+            self.config[name] = value.into();
+        }
+    }
+
     /// Copies an unsigned integer, where present.
     pub fn copy_uint(&mut self, name: &str, key: &str) {
-        if let Some(v) = self.uint(name) {
+        if self.back {
+            self.known(key).into_iter().for_each(|v| self.field(name, v));
+        } else if let Some(v) = self.uint(name) {
             self.set(key, v);
         }
     }
     /// Copies a number, where present.
     pub fn copy_float(&mut self, name: &str, key: &str) {
-        if let Some(v) = self.float(name) {
-            self.set(key, v);
+        self.derive(name, key, |v| v, |v| v);
+    }
+    /// Copies a number through a function and its inverse, where present.
+    pub fn derive(&mut self, name: &str, key: &str, to: fn(f32) -> f32, from: fn(f32) -> f32) {
+        if !self.back {
+            return self.float(name).into_iter().for_each(|v| self.set(key, to(v)));
+        }
+        if let Some(v) = self.meta.float(&self.key(key)) {
+            let exact = from(v);
+            // What was a whole number is one again, in spite of rounding.
+            let whole = exact.round();
+            self.field(name, number(if to(whole) == v { whole } else { exact }));
         }
     }
     /// Copies a flag, where present.
     pub fn copy_flag(&mut self, name: &str, key: &str) {
-        if let Some(v) = self.get(&[name]).and_then(Json::as_bool) {
+        if self.back {
+            self.meta.bool(&self.key(key)).into_iter().for_each(|v| self.field(name, v));
+        } else if let Some(v) = self.get(&[name]).and_then(Json::as_bool) {
             self.set(key, v);
         }
     }
     /// Copies a string, where present.
     pub fn copy_str(&mut self, name: &str, key: &str) {
-        if let Some(v) = self.str(name).map(str::to_owned) {
+        if self.back {
+            self.meta.str(&self.key(key)).map(str::to_owned).into_iter().for_each(|v| self.field(name, v));
+        } else if let Some(v) = self.str(name).map(str::to_owned) {
             self.set(key, v);
+        }
+    }
+    /// Copies a list of zeros and ones, one per layer, where present.
+    pub fn copy_flags(&mut self, name: &str, key: &str) {
+        if self.back {
+            self.meta.ints(&self.key(key)).into_iter().for_each(|v| self.field(name, v));
+        } else if let Some(flags) = self.uints(name) {
+            self.set(key, Value::Array(Array::Bool(flags.iter().map(|&f| f != 0).collect())));
         }
     }
     /// Says that embeddings and head are one where the configuration does not say.
@@ -161,9 +255,23 @@ impl Hf {
             self.set("feed_forward_length", u32::try_from(width.saturating_mul(4)).unwrap_or(u32::MAX));
         }
     }
+    /// Says that the configuration calls the field `name` otherwise.
+    pub fn rename(&mut self, name: &str, own: &str) {
+        if let Some(v) = self.config.as_object_mut().filter(|_| self.back).and_then(|c| c.remove(name)) {
+            self.config[own] = v;
+        }
+    }
+    /// Says that the configuration uses the names of GPT-2.
+    pub fn gpt_names(&mut self) {
+        GPT_NAMES.iter().for_each(|(name, own)| self.rename(name, own));
+    }
     /// Says how many rows of the table of positions stand before that of position 0: [`super::Fix::SkipRows`].
     pub fn skip_rows(&mut self, rows: usize) {
         self.skip_rows = rows;
+    }
+    /// Says what stands before the names of tensors in a folder, other than `model.`; the head has no prefix.
+    pub fn prefix(&mut self, prefix: &'static str) {
+        self.prefix = prefix;
     }
     /// Adds a tensor that the folder does not hold but its configuration implies.
     pub fn make(&mut self, name: &str, values: &[f32]) {
@@ -180,6 +288,9 @@ impl Hf {
     }
     /// Says that the field `name` must have one of the values that the architecture computes with, when present.
     pub fn expect_str(&mut self, name: &str, allowed: &[&str]) {
+        if let Some(first) = allowed.first() {
+            self.field(name, *first);
+        }
         if let Some(found) = self.str(name).map(str::to_owned)
             && !allowed.contains(&found.as_str())
         {
@@ -188,6 +299,9 @@ impl Hf {
     }
 
     pub(super) fn common(&mut self) {
+        if self.back {
+            return self.common_back();
+        }
         for (key, names) in UINTS {
             if let Some(v) = self.get(names) {
                 match v.as_u64().and_then(|v| u32::try_from(v).ok()) {
@@ -214,13 +328,55 @@ impl Hf {
         self.rope();
     }
 
+    fn common_back(&mut self) {
+        for (key, names) in UINTS {
+            self.copy_uint(names[0], key);
+        }
+        for (key, names) in FLOATS {
+            self.copy_float(names[0], key);
+        }
+        self.copy_uint("head_dim", "attention.key_length");
+        for role in ["bos", "eos", "pad"] {
+            self.copy_uint(&format!("{role}_token_id"), &format!("tokenizer.ggml.{role}_token_id"));
+        }
+        self.rope_back();
+    }
+
+    /// `sliding_window` and, where layers differ, which of them slide; but only if the configuration's flag `name`
+    /// says so.
+    pub fn sliding_window_if(&mut self, name: &str) {
+        let slides = self.back && self.known("attention.sliding_window").is_some();
+        self.field(name, slides);
+        if self.flag(name) {
+            self.sliding_window();
+        }
+    }
+
     /// `sliding_window` and, where layers differ, which of them slide.
     pub fn sliding_window(&mut self) {
+        if self.back {
+            self.copy_uint("sliding_window", "attention.sliding_window");
+            return self.layer_types_back();
+        }
         let Some(window) = self.uint("sliding_window") else { return };
         self.set("attention.sliding_window", window);
         if let Some(types) = self.strs("layer_types") {
             let flags = types.iter().map(|t| *t == "sliding_attention").collect();
             self.set("attention.sliding_window_pattern", Value::Array(Array::Bool(flags)));
+        }
+    }
+
+    fn layer_types_back(&mut self) {
+        let key = self.key("attention.sliding_window_pattern");
+        let layers = self.known("block_count").unwrap_or(0);
+        let slides: Option<Vec<bool>> = match (self.meta.ints(&key), self.meta.uint(&key)) {
+            (Some(flags), _) => Some(flags.iter().map(|&f| f != 0).collect()),
+            (None, Some(n)) => Some((0..layers as u64).map(|i| n == 0 || i % n < n - 1).collect()),
+            (None, None) => None,
+        };
+        if let Some(slides) = slides {
+            let name = |&s: &bool| if s { "sliding_attention" } else { "full_attention" };
+            self.field("layer_types", slides.iter().map(name).collect::<Vec<_>>());
         }
     }
 
@@ -234,99 +390,11 @@ impl Hf {
             self.meta.set("general.sampling.top_k", k);
         }
     }
+}
 
-    /// `rope_parameters` (Transformers 5), or `rope_theta` with `rope_scaling` (before).
-    fn rope(&mut self) {
-        let nested = |v: &Json| v.as_object().is_some_and(|o| o.values().any(Json::is_object));
-        let mut params = self.get(&["rope_parameters", "rope_scaling"]).cloned().unwrap_or(Json::Null);
-        if nested(&params) {
-            if let Some(base) = params["sliding_attention"]["rope_theta"].as_f64() {
-                self.set("rope.freq_base_swa", base as f32);
-            }
-            if let Some(share) = params["sliding_attention"]["partial_rotary_factor"].as_f64() {
-                self.set("rope.partial_rotary_factor_swa", share as f32);
-            }
-            params = params["full_attention"].take();
-        }
-        let number =
-            |h: &Hf, name: &str| params.get(name).and_then(Json::as_f64).or_else(|| h.config.get(name)?.as_f64());
-        if let Some(base) = number(self, "rope_theta").or_else(|| number(self, "rotary_emb_base")) {
-            self.set("rope.freq_base", base as f32);
-        }
-        let heads = self.known("attention.head_count").unwrap_or(0);
-        let derived = self.known("embedding_length").and_then(|d| d.checked_div(heads)).unwrap_or(0);
-        let head_dim = self.known("attention.key_length").unwrap_or(derived);
-        let share = number(self, "partial_rotary_factor").or_else(|| number(self, "rotary_pct")).unwrap_or(1.0);
-        let dims = self.uint("rotary_dim").unwrap_or((head_dim as f64 * share) as u32);
-        if dims > 0 {
-            self.set("rope.dimension_count", dims);
-        }
-        self.rope_scaling(&params, dims as usize);
-    }
-
-    fn rope_scaling(&mut self, params: &Json, dims: usize) {
-        let kind = ["rope_type", "type"].iter().find_map(|k| params.get(k)?.as_str()).unwrap_or("default").to_owned();
-        let number = |name: &str| params.get(name).and_then(Json::as_f64);
-        let context = self.known("context_length").unwrap_or(0) as f64;
-        let original = number("original_max_position_embeddings")
-            .or(self.float("original_max_position_embeddings").map(f64::from))
-            .unwrap_or(context);
-        let factor = number("factor").unwrap_or(context / original.max(1.0));
-        match kind.as_str() {
-            "default" | "mrope" | "proportional" => return,
-            "llama3" => {
-                let base = self.meta.float(&format!("{}.rope.freq_base", self.arch)).unwrap_or(10_000.0);
-                let (low, high) = (number("low_freq_factor").unwrap_or(1.0), number("high_freq_factor").unwrap_or(4.0));
-                let list = llama3_factors(dims, base.into(), factor, low, high, original);
-                self.make("rope_freqs.weight", &list);
-                return;
-            }
-            "linear" | "dynamic" | "yarn" => {}
-            "longrope" | "su" => {
-                for (name, field) in [("long", "long_factor"), ("short", "short_factor")] {
-                    let list = params.get(field).and_then(Json::as_array).cloned().unwrap_or_default();
-                    let list: Vec<f32> = list.iter().filter_map(|v| v.as_f64().map(|v| v as f32)).collect();
-                    self.make(&format!("rope_factors_{name}.weight"), &list);
-                }
-                let computed = if factor <= 1.0 { 1.0 } else { (1.0 + libm::log(factor) / libm::log(original)).sqrt() };
-                self.set("rope.scaling.type", "longrope");
-                self.set("rope.scaling.attn_factor", number("attention_factor").unwrap_or(computed) as f32);
-                self.set("rope.scaling.original_context_length", original as u32);
-                return;
-            }
-            other => return self.reject("rope_type", "default, linear, dynamic, yarn, longrope or llama3", other),
-        }
-        self.set("rope.scaling.type", kind.as_str());
-        self.set("rope.scaling.factor", factor as f32);
-        self.set("rope.scaling.original_context_length", original as u32);
-        if kind == "yarn" {
-            self.yarn(params, factor);
-        }
-    }
-
-    fn yarn(&mut self, params: &Json, factor: f64) {
-        let number = |name: &str| params.get(name).and_then(Json::as_f64);
-        for (key, name) in [("beta_fast", "beta_fast"), ("beta_slow", "beta_slow")] {
-            if let Some(v) = number(name) {
-                self.set(&format!("rope.scaling.yarn_{key}"), v as f32);
-            }
-        }
-        // GGUF's attention factor multiplies the one that follows from the extension; Hugging Face's replaces it.
-        let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
-        let both = number("mscale").filter(|m| *m != 0.0).zip(number("mscale_all_dim").filter(|m| *m != 0.0));
-        let wanted = number("attention_factor").or(both.map(|(m, all)| magnitude(m) / magnitude(all)));
-        let all = number("mscale_all_dim").filter(|m| *m != 0.0);
-        let implied = if all.is_some() { 1.0 } else { magnitude(1.0) };
-        if let Some(wanted) = wanted.filter(|w| *w != implied) {
-            self.set("rope.scaling.attn_factor", (wanted / implied) as f32);
-        }
-        if let Some(all) = all {
-            self.set("rope.scaling.yarn_log_multiplier", (0.1 * all) as f32);
-        }
-        if params.get("truncate").and_then(Json::as_bool) == Some(false) {
-            self.set("rope.scaling.yarn_truncate", false);
-        }
-    }
+/// The number as it is written, not as its binary form reads in twice the precision.
+pub(crate) fn number(v: f32) -> Json {
+    v.to_string().parse::<f64>().map_or(Json::Null, Json::from)
 }
 
 fn first_uint(v: &Json) -> Option<u32> {

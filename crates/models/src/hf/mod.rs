@@ -1,17 +1,23 @@
 //! A safetensors folder as Hugging Face lays it out, seen as if it were a GGUF file: `config.json` becomes metadata,
 //! tensors get GGUF's names and layouts. Nothing is converted until it is asked for.
 
+mod back;
+mod card;
 mod keys;
 mod names;
 mod order;
+mod pooling;
+mod rope;
 
+pub(crate) use back::{Back, back, is_table};
 pub use keys::Hf;
+pub(crate) use keys::{SAMPLING, number};
 pub use names::{EXPERTS, Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, ignored, same};
 
 use crate::{Arch, Error, arch};
 use allod_formats::{Metadata, Safetensors, TensorInfo, WeightSource};
 use allod_tensor::{DType, Tensor};
-use names::Heads;
+pub(crate) use names::{Heads, mamba_names, mamba2_names, rebuild};
 use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -70,22 +76,15 @@ impl Folder {
             found: "no such file".into(),
         })?;
         let (arch, config) = choose(&origin, config)?;
-        let mut hf = Hf {
-            origin: origin.clone(),
-            arch: arch.gguf,
-            config,
-            meta: Metadata::default(),
-            made: HashMap::new(),
-            error: None,
-            skip_rows: 0,
-            renames: vec![],
-        };
-        hf.meta.set("general.architecture", arch.gguf);
+        let mut hf = Hf::new(origin.clone(), arch, config);
         if let Some(name) = path.file_name().and_then(|n| n.to_str()) {
             hf.meta.set("general.name", name);
         }
-        hf.common();
-        (arch.keys)(&mut hf);
+        if let Some(card) = read_card(&files)? {
+            card::read(&card, &mut hf.meta);
+        }
+        hf.all(arch);
+        pooling::read(&files, &mut hf)?;
         if let Some(generation) = files.json("generation_config.json")? {
             hf.generation(&generation);
         }
@@ -96,6 +95,16 @@ impl Folder {
         let heads = hf.heads();
         let pieces = pieces(&files, arch, tied, &hf)?;
         Ok(Folder { files, meta: hf.meta, pieces, made: hf.made, heads })
+    }
+}
+
+/// The model card, if there is one.
+fn read_card(files: &Safetensors) -> Result<Option<String>, Error> {
+    let path = files.folder().join("README.md");
+    match std::fs::read(&path) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(allod_formats::Error::Io { path, source: e }.into()),
     }
 }
 
@@ -183,15 +192,15 @@ pub(crate) fn is_match(pattern: &str, name: &str) -> bool {
     matches(pattern, name).is_some()
 }
 
-struct Match {
-    layer: String,
-    expert: Option<usize>,
+pub(crate) struct Match {
+    pub(crate) layer: String,
+    pub(crate) expert: Option<usize>,
     /// `.weight`, `.bias`, or nothing for parameters that end in their own name.
-    ending: String,
+    pub(crate) ending: String,
 }
 
 /// Matches `name` against `pattern`, in which `{}` is the layer and `{e}` the expert.
-fn matches(pattern: &str, name: &str) -> Option<Match> {
+pub(crate) fn matches(pattern: &str, name: &str) -> Option<Match> {
     let (mut layer, mut expert) = (String::new(), None);
     let (mut pattern, mut rest) = (pattern, name);
     while let Some(at) = pattern.find('{') {
@@ -290,7 +299,7 @@ impl Folder {
         parts.push(last);
         shape.insert(0, parts.len());
         let data = parts.iter().flat_map(|t| t.data.iter().copied()).collect();
-        names::rebuild(dtype, shape, data).map_err(|e| self.odd(name, e.to_string()))
+        rebuild(dtype, shape, data).map_err(|e| self.odd(name, e.to_string()))
     }
 
     fn odd(&self, name: &str, found: String) -> allod_formats::Error {
