@@ -91,15 +91,17 @@ impl Hf {
     }
 
     /// Numbers that changes of layout need.
-    pub(super) fn heads(&self) -> Heads {
+    pub(crate) fn heads(&self) -> Heads {
         let known = |key: &str| self.known(key).unwrap_or(0);
         let query = known("attention.head_count");
+        // Where the cache's sizes stand in the usual keys, those of the heads have keys of their own.
+        let either = |key: &str| self.known(&format!("{key}_mla")).unwrap_or(known(key));
         Heads {
             query,
             key: self.most("attention.head_count_kv").unwrap_or(query),
             skip: self.skip_rows,
-            nope: known("attention.key_length_mla").saturating_sub(known("rope.dimension_count")),
-            value: known("attention.value_length_mla"),
+            nope: either("attention.key_length").saturating_sub(known("rope.dimension_count")),
+            value: either("attention.value_length"),
             groups: known("ssm.group_count"),
             states: known("ssm.time_step_rank"),
             state_dim: known("ssm.state_size"),

@@ -1,9 +1,9 @@
 //! Architectures against Transformers: every folder under `goldens/` is a small random model with the logits that
 //! Transformers computed for it.
 #![expect(clippy::unwrap_used, reason = "a test may")]
-#![expect(clippy::unwrap_used, reason = "what is unwrapped here is the test")]
 
 mod convert;
 mod golden;
 mod known;
+mod legacy;
 mod registry;
