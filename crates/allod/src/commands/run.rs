@@ -5,6 +5,7 @@ use crate::chat::{Chat, Message, Role};
 use crate::commands::tokenize::utf8;
 use crate::interrupt;
 use crate::load::{DEFAULT, MachineArgs};
+use crate::markdown::Mode;
 use crate::printer::note;
 use crate::repl;
 use crate::sampling::SamplingArgs;
@@ -65,7 +66,11 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
     let loaded = started.elapsed();
 
     let template = chat.template.take();
-    let mut sink = if args.json { Sink::Silent } else { Sink::fitting(template.is_some()) };
+    let mut sink = if args.json {
+        Sink::Silent
+    } else {
+        Sink::fitting(if template.is_some() { Mode::Markdown } else { Mode::Plain })
+    };
     let (ids, answer) = match &template {
         Some(template) => chat.reply(template, &messages(args.system, prompt), &mut sink)?,
         None => chat.complete(&prompt, &mut sink)?,

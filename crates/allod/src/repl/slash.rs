@@ -25,9 +25,11 @@ pub(crate) const COMMANDS: [(&str, &str, &str); 10] = [
     ("/exit", "", "leave (also Ctrl-D)"),
 ];
 
-const KEYS: &str = "\
-  end a line with \\ to go on in the next, or put \"\"\" before and after several lines
-  Ctrl-C stops an answer, arrow keys bring back what you typed, Tab completes commands";
+const KEYS: [&str; 3] = [
+    "a line that ends with \\ goes on in the next; \"\"\" begins and ends several lines",
+    "Ctrl-C stops an answer, the arrow keys bring back what you typed,",
+    "Tab completes commands and parameters",
+];
 
 /// A saved conversation.
 #[derive(Serialize, Deserialize)]
@@ -72,7 +74,7 @@ fn help() {
     for (name, takes, does) in COMMANDS {
         note(&format!("  {:<20} {does}", format!("{name} {takes}")));
     }
-    note(KEYS);
+    KEYS.iter().for_each(|line| note(&format!("  {line}")));
 }
 
 fn system(talk: &mut Talk, text: &str) {
