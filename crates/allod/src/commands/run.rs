@@ -3,6 +3,7 @@
 use crate::answer::{Answer, Ended, Sink};
 use crate::chat::{Chat, Message, Role};
 use crate::commands::tokenize::utf8;
+use crate::failure::Failure;
 use crate::interrupt;
 use crate::load::{DEFAULT, MachineArgs};
 use crate::markdown::Mode;
@@ -56,6 +57,9 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let model = args.model.as_deref().unwrap_or(Path::new(DEFAULT));
     let prompt = prompt(&args)?;
+    if args.json && prompt.is_none() {
+        return Err(Failure::new("--json needs a prompt", "allod run MODEL --json 'PROMPT'").into());
+    }
     let mut chat = Chat::open(model, &args.machine, &args.sampling)?;
     if args.raw {
         chat.template = None;

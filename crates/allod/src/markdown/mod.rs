@@ -4,6 +4,8 @@
 mod line;
 mod render;
 
+pub(crate) use render::plain as wrapped;
+
 use crate::printer::harmless;
 use std::io::{Result, Write};
 
