@@ -4,7 +4,7 @@
     train.py --check allod-stories.gguf                   read the file back and compare three implementations
     train.py --known-answer PROMPT --file FILE --out JSON greedy ids that a test can compare with
 
-One thread and a fixed seed: the same machine and versions give the same file.
+One thread and a fixed seed: on the same machine and versions a run repeats itself.
 """
 
 import argparse

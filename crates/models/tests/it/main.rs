@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod convert;
+mod embed;
 mod golden;
 mod known;
+mod malformed;
 mod registry;
