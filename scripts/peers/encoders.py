@@ -25,8 +25,8 @@ ROWS, COLUMNS = int(os.environ.get("ROWS", 32)), 1024
 
 
 def theirs(kind, x, w):
-    t = gguf.GGMLQuantizationType[kind]
-    block, size = gguf.GGML_QUANT_SIZES[t]
+    t = {"Q1_0": 41, "Q2_0": 42}.get(kind) or gguf.GGMLQuantizationType[kind]
+    block, size = {"Q1_0": (128, 18), "Q2_0": (64, 18)}.get(kind) or gguf.GGML_QUANT_SIZES[t]
     out = np.zeros((x.shape[0], x.shape[1] // block * size), np.uint8)
     if w is None and LIB.ggml_quantize_requires_imatrix(int(t)):
         w = np.ones(x.shape[1], np.float32)
@@ -45,7 +45,6 @@ def ours(kind, x, w, tmp):
         w.tofile(f"{tmp}/w")
         args.append(f"{tmp}/w")
     speed = float(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
-    t = gguf.GGMLQuantizationType[kind]
     return np.fromfile(f"{tmp}/q", np.uint8).reshape(x.shape[0], -1), speed
 
 

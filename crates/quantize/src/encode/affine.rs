@@ -51,6 +51,7 @@ struct State<const BLOCKS: usize> {
 /// Times that whole numbers and super-block scales are fitted to each other.
 const ROUNDS: usize = 3;
 
+#[inline(always)]
 pub(super) fn fit<const N: usize, const BLOCKS: usize>(x: &[f32; 256], w: &[f32; 256], l: &Limits) -> Affine<BLOCKS> {
     let (x, w) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
     let mut real = [Real::default(); BLOCKS];
@@ -77,12 +78,14 @@ pub(super) fn fit<const N: usize, const BLOCKS: usize>(x: &[f32; 256], w: &[f32;
 }
 
 /// The best scale and minimum of a block that stands alone.
+#[inline(always)]
 pub(super) fn best_pair<const N: usize>(x: &[f32; N], w: &[f32; N], l: &Limits) -> (f32, f32) {
     let real = real_fit(x, w, l);
     (real.scale, real.min)
 }
 
 /// The best scale and minimum of one block.
+#[inline(always)]
 fn real_fit<const N: usize>(x: &[f32; N], w: &[f32; N], l: &Limits) -> Real {
     let (sw, sx, sxx) = moments(x, w);
     let most = if l.above_zero { f32::INFINITY } else { 0.0 };
@@ -123,6 +126,7 @@ fn real_fit<const N: usize>(x: &[f32; N], w: &[f32; N], l: &Limits) -> Real {
 }
 
 /// The best whole-number scales and minima near the real ones.
+#[inline(always)]
 fn whole_numbers<const N: usize, const BLOCKS: usize>(
     x: &[[f32; N]],
     w: &[[f32; N]],
@@ -135,23 +139,29 @@ fn whole_numbers<const N: usize, const BLOCKS: usize>(
     let (id, idmin) = (inverse(d), inverse(dmin));
     for j in 0..BLOCKS {
         let r = &real[j];
+        let near = round(r.scale * id);
+        // With another scale the centre stays where it is.
+        let centred = |scale: f32| {
+            let scale = clamp(scale, 0.0, l.scale);
+            let min = r.min + (d * scale - r.scale) * r.mean;
+            (scale, clamp(round(min * idmin), 0.0, l.scale))
+        };
+        let flat = (0.0, clamp(round(r.min * idmin), 0.0, l.scale));
         let mut best = (f32::INFINITY, 0.0, 0.0);
-        let mut attempt = |scale: f32, min: f32| {
+        for (scale, min) in [centred(near), centred(near - 1.0), centred(near + 1.0), flat] {
             let e = error(&x[j], &w[j], d * scale, dmin * min, 0.0, l.q);
             if e < best.0 {
                 best = (e, scale, min);
             }
-            best
-        };
-        let near = round(r.scale * id);
-        for scale in [near, near - 1.0, near + 1.0].map(|s| clamp(s, 0.0, l.scale)) {
-            // With another scale the centre stays where it is.
-            let min = r.min + (d * scale - r.scale) * r.mean;
-            attempt(scale, clamp(round(min * idmin), 0.0, l.scale));
         }
-        let (_, scale, min) = attempt(0.0, clamp(round(r.min * idmin), 0.0, l.scale));
-        attempt(scale, clamp(min - 1.0, 0.0, l.scale));
-        let (e, scale, min) = attempt(scale, clamp(min + 1.0, 0.0, l.scale));
+        for step in [-1.0, 1.0] {
+            let (scale, min) = (best.1, clamp(best.2 + step, 0.0, l.scale));
+            let e = error(&x[j], &w[j], d * scale, dmin * min, 0.0, l.q);
+            if e < best.0 {
+                best = (e, scale, min);
+            }
+        }
+        let (e, scale, min) = best;
         (state.scales[j], state.mins[j]) = (scale, min);
         state.error += e;
     }
@@ -159,6 +169,7 @@ fn whole_numbers<const N: usize, const BLOCKS: usize>(
 }
 
 /// Least squares for the super-block scales under the codes that a state leads to.
+#[inline(always)]
 fn refit<const N: usize, const BLOCKS: usize>(
     x: &[[f32; N]],
     w: &[[f32; N]],
@@ -187,6 +198,7 @@ fn refit<const N: usize, const BLOCKS: usize>(
     (half(d.max(0.0)).1, half(dmin.max(0.0)).1)
 }
 
+#[inline(always)]
 fn finish<const N: usize, const BLOCKS: usize>(
     x: &[[f32; N]],
     state: Option<State<BLOCKS>>,

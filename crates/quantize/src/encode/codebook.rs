@@ -52,6 +52,7 @@ impl<const W: usize> Book<W> {
     }
 
     /// Sums over all half rows: of `p[i][digit i]`.
+    #[inline(always)]
     fn half_sums(&self, terms: &[[f32; 8]], out: &mut [f32; 81]) {
         let n = self.levels.len();
         out[0] = 0.0;
@@ -69,6 +70,7 @@ impl<const W: usize> Book<W> {
     }
 
     /// `A` and `B` of every row.
+    #[inline(always)]
     pub(super) fn sums(&self, x: &[f32; W], w: &[f32; W], out: &mut Sums) {
         let (mut ta, mut tb) = ([[0.0; 8]; W], [[0.0; 8]; W]);
         for i in 0..W {
@@ -95,6 +97,7 @@ impl Sums {
     }
 
     /// The best row under a scale, the first of equals, and its cost.
+    #[inline(always)]
     pub(super) fn best(&self, scale: f32) -> (usize, f32) {
         const RUN: usize = 32;
         let (ss, s2) = (scale * scale, 2.0 * scale);
@@ -116,12 +119,14 @@ impl Sums {
         (row.unwrap_or(at), least)
     }
 
+    #[inline(always)]
     pub(super) fn candidate(&self, scale: f32, variant: u8) -> Candidate {
         let (row, _) = self.best(scale);
         Candidate { row: row as u16, variant, a: self.a[row], b: self.b[row] }
     }
 
     /// The best rows under the scales of the grid around `expected`.
+    #[inline(always)]
     pub(super) fn candidates(&self, expected: f32, variant: u8) -> Candidates {
         let mut out = [Candidate::default(); KEPT];
         for (c, part) in out.iter_mut().zip(GRID) {
@@ -179,6 +184,7 @@ impl Block {
     }
 
     /// The best real scale over the candidates, near `expected`.
+    #[inline(always)]
     pub(super) fn best_scale(&self, expected: f32) -> f32 {
         let mut best = (f32::INFINITY, 0.0);
         for part in GRID {

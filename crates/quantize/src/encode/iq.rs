@@ -40,11 +40,13 @@ struct Fitted {
 }
 
 /// Signs of eight values, a set bit for minus.
+#[inline(always)]
 fn signs_of(x: &[f32; 8]) -> u8 {
     x.iter().enumerate().fold(0, |bits, (i, v)| bits | u8::from(*v < 0.0) << i)
 }
 
 /// The two values whose signs cost least to be wrong, cheapest first.
+#[inline(always)]
 fn cheapest(x: &[f32; 8], w: &[f32; 8]) -> [usize; 2] {
     let mut order = [0, 1, 2, 3, 4, 5, 6, 7];
     order.sort_by(|&a, &b| (w[a] * x[a].abs()).total_cmp(&(w[b] * x[b].abs())));
@@ -52,17 +54,20 @@ fn cheapest(x: &[f32; 8], w: &[f32; 8]) -> [usize; 2] {
 }
 
 /// Values without the signs.
+#[inline(always)]
 fn unsigned(x: &[f32; 8], signs: u8) -> [f32; 8] {
     std::array::from_fn(|i| if signs >> i & 1 == 1 { -x[i] } else { x[i] })
 }
 
 impl<const W: usize> Signed<W> {
     /// The signs to try for eight values.
+    #[inline(always)]
     fn signs(&self, x: &[f32; 8], w: &[f32; 8]) -> [u8; 2] {
         let signs = signs_of(x);
         if self.even && signs.count_ones() % 2 == 1 { cheapest(x, w).map(|i| signs ^ 1 << i) } else { [signs; 2] }
     }
 
+    #[inline(always)]
     fn fit(&self, x: &[f32; 256], w: &[f32; 256]) -> Fitted {
         let mut values = *x;
         for (v, w) in values.as_chunks_mut::<8>().0.iter_mut().zip(w.as_chunks::<8>().0) {
@@ -91,6 +96,7 @@ impl<const W: usize> Signed<W> {
     }
 
     /// The best signs and rows under scales that stand.
+    #[inline(always)]
     fn choose(&self, x: &[f32; 256], w: &[f32; 256], scales: Scales, sums: &mut [Sums]) -> Fitted {
         let mut out = Fitted { scales, rows: [0; 64], signs: [0; 32] };
         let per_eight = 8 / W;
@@ -119,11 +125,13 @@ impl<const W: usize> Signed<W> {
 }
 
 /// Four times seven signs and a scale.
+#[inline(always)]
 fn signs_and_scale(signs: &[u8], scale: u8) -> [u8; 4] {
     let signs = signs.iter().enumerate().fold(0, |bits, (i, s)| bits | u32::from(s & 127) << (7 * i));
     (signs | u32::from(scale) << 28).to_le_bytes()
 }
 
+#[inline(always)]
 pub(super) fn iq2_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 66] {
     let f = IQ2_XXS.fit(x, w);
     let mut b = [0; 66];
@@ -137,6 +145,7 @@ pub(super) fn iq2_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 66] {
     b
 }
 
+#[inline(always)]
 pub(super) fn iq2_xs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 74] {
     let f = IQ2_XS.fit(x, w);
     let mut b = [0; 74];
@@ -150,12 +159,14 @@ pub(super) fn iq2_xs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 74] {
 }
 
 /// The first of two low, the second high.
+#[inline(always)]
 fn put_nibbles(b: &mut [u8], numbers: &[u8]) {
     for (b, n) in b.iter_mut().zip(numbers.chunks_exact(2)) {
         *b = n[0] | n[1] << 4;
     }
 }
 
+#[inline(always)]
 pub(super) fn iq2_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 82] {
     let f = IQ2_S.fit(x, w);
     let mut b = [0; 82];
@@ -169,6 +180,7 @@ pub(super) fn iq2_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 82] {
     b
 }
 
+#[inline(always)]
 pub(super) fn iq3_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 98] {
     let f = IQ3_XXS.fit(x, w);
     let mut b = [0; 98];
@@ -182,6 +194,7 @@ pub(super) fn iq3_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 98] {
     b
 }
 
+#[inline(always)]
 pub(super) fn iq3_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 110] {
     let f = IQ3_S.fit(x, w);
     let mut b = [0; 110];
@@ -208,6 +221,7 @@ struct Shifted {
 }
 
 /// Fits blocks of `groups` groups; `common` means one shift for a block.
+#[inline(always)]
 fn fit_shifted(x: &[f32; 256], w: &[f32; 256], groups: usize, common: bool) -> Shifted {
     let size = groups * 8;
     let mut sums: Vec<[Sums; 2]> = (0..groups).map(|_| [Sums::new(), Sums::new()]).collect();
@@ -246,6 +260,7 @@ fn fit_shifted(x: &[f32; 256], w: &[f32; 256], groups: usize, common: bool) -> S
     out
 }
 
+#[inline(always)]
 pub(super) fn iq1_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 50] {
     let f = fit_shifted(x, w, 4, true);
     let mut b = [0; 50];
@@ -261,6 +276,7 @@ pub(super) fn iq1_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 50] {
     b
 }
 
+#[inline(always)]
 pub(super) fn iq1_m(x: &[f32; 256], w: &[f32; 256]) -> [u8; 56] {
     let f = fit_shifted(x, w, 2, false);
     let mut b = [0; 56];

@@ -16,6 +16,7 @@ const Q4: affine::Limits =
     affine::Limits { q: 15.0, scale: 63.0, cuts: &[-0.2, 0.1, 0.4, 0.8, 1.3], starts: &[1.0], above_zero: false };
 const Q5: affine::Limits =
     affine::Limits { q: 31.0, scale: 63.0, cuts: &[-0.25, 0.0, 0.25, 0.5, 1.0], starts: &[1.0], above_zero: false };
+#[inline(always)]
 pub(super) fn q2_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 84] {
     let f: affine::Affine<16> = affine::fit::<16, 16>(x, w, &Q2);
     let mut b = [0; 84];
@@ -29,12 +30,14 @@ pub(super) fn q2_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 84] {
 }
 
 /// Two bits of every code: 128 values share 32 bytes.
+#[inline(always)]
 fn put_crumbs(b: &mut [u8], q: &[u8; 256]) {
     for (i, q) in q.iter().enumerate() {
         b[i / 128 * 32 + i % 32] |= (q & 3) << (i / 32 % 4 * 2);
     }
 }
 
+#[inline(always)]
 pub(super) fn q3_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 110] {
     let f: symmetric::Symmetric<16> = symmetric::fit::<Three, 16, 16>(x, w, 32.0, &[1.0, 0.93, 1.08]);
     let mut b = [0; 110];
@@ -52,6 +55,7 @@ pub(super) fn q3_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 110] {
 }
 
 /// Eight six-bit scales and minima in twelve bytes.
+#[inline(always)]
 fn put_scales(b: &mut [u8], scales: &[u8; 8], mins: &[u8; 8]) {
     for j in 0..4 {
         b[j] = scales[j] | scales[j + 4] >> 4 << 6;
@@ -61,12 +65,14 @@ fn put_scales(b: &mut [u8], scales: &[u8; 8], mins: &[u8; 8]) {
 }
 
 /// The lower four bits of every code: 64 values share 32 bytes.
+#[inline(always)]
 fn put_nibbles(b: &mut [u8], q: &[u8; 256]) {
     for (i, q) in q.iter().enumerate() {
         b[i / 64 * 32 + i % 32] |= (q & 15) << (i / 32 % 2 * 4);
     }
 }
 
+#[inline(always)]
 pub(super) fn q4_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 144] {
     let f: affine::Affine<8> = affine::fit::<32, 8>(x, w, &Q4);
     let mut b = [0; 144];
@@ -77,6 +83,7 @@ pub(super) fn q4_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 144] {
     b
 }
 
+#[inline(always)]
 pub(super) fn q5_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 176] {
     let f: affine::Affine<8> = affine::fit::<32, 8>(x, w, &Q5);
     let mut b = [0; 176];
@@ -90,6 +97,7 @@ pub(super) fn q5_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 176] {
     b
 }
 
+#[inline(always)]
 pub(super) fn q6_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 210] {
     let f: symmetric::Symmetric<16> = symmetric::fit::<Six, 16, 16>(x, w, 128.0, &[1.0]);
     let mut b = [0; 210];

@@ -123,6 +123,7 @@ pub(super) fn error<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], scale
 }
 
 /// The scale of least error for one block.
+#[inline(always)]
 pub(super) fn best_scale<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> f32 {
     let extreme = extreme(x);
     if extreme == 0.0 {

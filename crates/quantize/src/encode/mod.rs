@@ -14,7 +14,9 @@ mod sums;
 mod symmetric;
 
 use allod_formats::codec;
+use allod_kernels::isa::{Isa, Job};
 use allod_tensor::DType;
+use std::marker::PhantomData;
 
 /// What encoding refuses.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -78,30 +80,30 @@ pub fn encode(
     use DType::*;
     let rows = Rows { columns, values, importance: importance.map(usable) };
     match dtype {
-        Q4_0 if importance.is_some() => rows.pack(out, single::q4_0),
-        Q4_1 if importance.is_some() => rows.pack(out, single::q4_1),
-        Q5_0 if importance.is_some() => rows.pack(out, single::q5_0),
-        Q5_1 if importance.is_some() => rows.pack(out, single::q5_1),
+        Q4_0 if importance.is_some() => rows.pack::<blocks::Q40, _, _>(out),
+        Q4_1 if importance.is_some() => rows.pack::<blocks::Q41, _, _>(out),
+        Q5_0 if importance.is_some() => rows.pack::<blocks::Q50, _, _>(out),
+        Q5_1 if importance.is_some() => rows.pack::<blocks::Q51, _, _>(out),
         F32 | F16 | BF16 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | TQ1_0 | TQ2_0 | MXFP4 => {
             codec::encode(dtype, values, out).map_err(|_| Error::CutBlock { dtype, columns })?;
         }
-        Q1_0 => rows.pack(out, single::q1_0),
-        Q2_0 => rows.pack(out, single::q2_0),
-        NVFP4 => rows.pack(out, single::nvfp4),
-        IQ4_NL => rows.pack(out, single::iq4_nl),
-        IQ4_XS => rows.pack(out, single::iq4_xs),
-        Q2_K => rows.pack(out, k::q2_k),
-        Q3_K => rows.pack(out, k::q3_k),
-        Q4_K => rows.pack(out, k::q4_k),
-        Q5_K => rows.pack(out, k::q5_k),
-        Q6_K => rows.pack(out, k::q6_k),
-        IQ1_S => rows.pack(out, iq::iq1_s),
-        IQ1_M => rows.pack(out, iq::iq1_m),
-        IQ2_XXS => rows.pack(out, iq::iq2_xxs),
-        IQ2_XS => rows.pack(out, iq::iq2_xs),
-        IQ2_S => rows.pack(out, iq::iq2_s),
-        IQ3_XXS => rows.pack(out, iq::iq3_xxs),
-        IQ3_S => rows.pack(out, iq::iq3_s),
+        Q1_0 => rows.pack::<blocks::Q10, _, _>(out),
+        Q2_0 => rows.pack::<blocks::Q20, _, _>(out),
+        NVFP4 => rows.pack::<blocks::NVFP4, _, _>(out),
+        IQ4_NL => rows.pack::<blocks::IQ4NL, _, _>(out),
+        IQ4_XS => rows.pack::<blocks::IQ4XS, _, _>(out),
+        Q2_K => rows.pack::<blocks::Q2K, _, _>(out),
+        Q3_K => rows.pack::<blocks::Q3K, _, _>(out),
+        Q4_K => rows.pack::<blocks::Q4K, _, _>(out),
+        Q5_K => rows.pack::<blocks::Q5K, _, _>(out),
+        Q6_K => rows.pack::<blocks::Q6K, _, _>(out),
+        IQ1_S => rows.pack::<blocks::IQ1S, _, _>(out),
+        IQ1_M => rows.pack::<blocks::IQ1M, _, _>(out),
+        IQ2_XXS => rows.pack::<blocks::IQ2XXS, _, _>(out),
+        IQ2_XS => rows.pack::<blocks::IQ2XS, _, _>(out),
+        IQ2_S => rows.pack::<blocks::IQ2S, _, _>(out),
+        IQ3_XXS => rows.pack::<blocks::IQ3XXS, _, _>(out),
+        IQ3_S => rows.pack::<blocks::IQ3S, _, _>(out),
         Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64 => return Err(Error::NotEncoded(dtype)),
     }
     Ok(())
@@ -124,13 +126,73 @@ struct Rows<'a> {
     importance: Option<Vec<f32>>,
 }
 
+/// The encoder of one block of a type. A type of its own for each, since a function that is passed on is not inlined
+/// into its caller, and would keep the plainest instructions.
+trait Encoder<const N: usize, const B: usize> {
+    fn block(x: &[f32; N], w: &[f32; N]) -> [u8; B];
+}
+
+macro_rules! encoders {
+    ($($name:ident $function:path, $n:literal $b:literal;)*) => {
+        mod blocks {
+            $(pub(super) struct $name;)*
+        }
+        $(impl Encoder<$n, $b> for blocks::$name {
+            #[inline(always)]
+            fn block(x: &[f32; $n], w: &[f32; $n]) -> [u8; $b] {
+                $function(x, w)
+            }
+        })*
+    };
+}
+
+encoders! {
+    Q40 single::q4_0, 32 18;
+    Q41 single::q4_1, 32 20;
+    Q50 single::q5_0, 32 22;
+    Q51 single::q5_1, 32 24;
+    Q10 single::q1_0, 128 18;
+    Q20 single::q2_0, 64 18;
+    NVFP4 single::nvfp4, 64 36;
+    IQ4NL single::iq4_nl, 32 18;
+    IQ4XS single::iq4_xs, 256 136;
+    Q2K k::q2_k, 256 84;
+    Q3K k::q3_k, 256 110;
+    Q4K k::q4_k, 256 144;
+    Q5K k::q5_k, 256 176;
+    Q6K k::q6_k, 256 210;
+    IQ1S iq::iq1_s, 256 50;
+    IQ1M iq::iq1_m, 256 56;
+    IQ2XXS iq::iq2_xxs, 256 66;
+    IQ2XS iq::iq2_xs, 256 74;
+    IQ2S iq::iq2_s, 256 82;
+    IQ3XXS iq::iq3_xxs, 256 98;
+    IQ3S iq::iq3_s, 256 110;
+}
+
 impl Rows<'_> {
-    fn pack<const N: usize, const B: usize>(&self, out: &mut Vec<u8>, block: impl Fn(&[f32; N], &[f32; N]) -> [u8; B]) {
+    fn pack<E: Encoder<N, B>, const N: usize, const B: usize>(&self, out: &mut Vec<u8>) {
+        Isa::best().run(Pack::<E, N, B> { rows: self, out, encoder: PhantomData });
+    }
+}
+
+/// Encoding as a job that is compiled for each instruction set, with everything it calls inlined into it.
+struct Pack<'a, E, const N: usize, const B: usize> {
+    rows: &'a Rows<'a>,
+    out: &'a mut Vec<u8>,
+    encoder: PhantomData<E>,
+}
+
+impl<E: Encoder<N, B>, const N: usize, const B: usize> Job for Pack<'_, E, N, B> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
         let even = [1.0; N];
-        for row in self.values.chunks_exact(self.columns) {
+        for row in self.rows.values.chunks_exact(self.rows.columns) {
             for (i, x) in row.as_chunks::<N>().0.iter().enumerate() {
-                let w = self.importance.as_ref().and_then(|w| w.as_chunks::<N>().0.get(i)).unwrap_or(&even);
-                out.extend(block(x, w));
+                let w = self.rows.importance.as_ref().and_then(|w| w.as_chunks::<N>().0.get(i)).unwrap_or(&even);
+                self.out.extend(E::block(x, w));
             }
         }
     }

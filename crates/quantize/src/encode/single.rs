@@ -8,6 +8,7 @@ use super::{
 };
 
 /// The best scale in half precision, and the codes under it.
+#[inline(always)]
 fn scaled<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> ([u8; 2], [u8; N]) {
     let (bytes, d) = half(levels::best_scale::<L, N>(x, w));
     let inverse = inverse(d);
@@ -15,16 +16,19 @@ fn scaled<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> ([u8; 2], [u
 }
 
 /// Value `j` low and value `j + 16` high in byte `j`.
+#[inline(always)]
 fn put_nibbles(b: &mut [u8], q: &[u8; 32]) {
     for j in 0..16 {
         b[j] = q[j] & 15 | q[j + 16] << 4;
     }
 }
 
+#[inline(always)]
 fn fifth_bits(q: &[u8; 32]) -> [u8; 4] {
     q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4) << i).to_le_bytes()
 }
 
+#[inline(always)]
 pub(super) fn q4_0(x: &[f32; 32], w: &[f32; 32]) -> [u8; 18] {
     let (d, q) = scaled::<Four, 32>(x, w);
     let mut b = [0; 18];
@@ -33,6 +37,7 @@ pub(super) fn q4_0(x: &[f32; 32], w: &[f32; 32]) -> [u8; 18] {
     b
 }
 
+#[inline(always)]
 pub(super) fn q5_0(x: &[f32; 32], w: &[f32; 32]) -> [u8; 22] {
     let (d, q) = scaled::<Five, 32>(x, w);
     let mut b = [0; 22];
@@ -42,6 +47,7 @@ pub(super) fn q5_0(x: &[f32; 32], w: &[f32; 32]) -> [u8; 22] {
     b
 }
 
+#[inline(always)]
 pub(super) fn iq4_nl(x: &[f32; 32], w: &[f32; 32]) -> [u8; 18] {
     let (d, q) = scaled::<Uneven, 32>(x, w);
     let mut b = [0; 18];
@@ -50,6 +56,7 @@ pub(super) fn iq4_nl(x: &[f32; 32], w: &[f32; 32]) -> [u8; 18] {
     b
 }
 
+#[inline(always)]
 pub(super) fn iq4_xs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 136] {
     let f: symmetric::Symmetric<8> = symmetric::fit::<Uneven, 32, 8>(x, w, 32.0, &[1.0, 0.93, 1.08]);
     let mut b = [0; 136];
@@ -66,6 +73,7 @@ pub(super) fn iq4_xs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 136] {
 }
 
 /// The two scales in half precision and the codes under them.
+#[inline(always)]
 fn shifted(x: &[f32; 32], w: &[f32; 32], l: &affine::Limits) -> ([u8; 2], [u8; 2], [u8; 32]) {
     let (scale, min) = affine::best_pair(x, w, l);
     let ((d, scale), (m, min)) = (half(scale), half(-min));
@@ -78,6 +86,7 @@ const Q4_1: affine::Limits =
 const Q5_1: affine::Limits =
     affine::Limits { q: 31.0, scale: 1.0, cuts: &[-0.25, 0.0, 0.25, 0.5, 1.0], starts: &[], above_zero: true };
 
+#[inline(always)]
 pub(super) fn q4_1(x: &[f32; 32], w: &[f32; 32]) -> [u8; 20] {
     let (d, m, q) = shifted(x, w, &Q4_1);
     let mut b = [0; 20];
@@ -87,6 +96,7 @@ pub(super) fn q4_1(x: &[f32; 32], w: &[f32; 32]) -> [u8; 20] {
     b
 }
 
+#[inline(always)]
 pub(super) fn q5_1(x: &[f32; 32], w: &[f32; 32]) -> [u8; 24] {
     let (d, m, q) = shifted(x, w, &Q5_1);
     let mut b = [0; 24];
@@ -98,6 +108,7 @@ pub(super) fn q5_1(x: &[f32; 32], w: &[f32; 32]) -> [u8; 24] {
 }
 
 /// A sign for every value under the weighted mean of magnitudes, which is the best scale for them.
+#[inline(always)]
 pub(super) fn q1_0(x: &[f32; 128], w: &[f32; 128]) -> [u8; 18] {
     let (mut sum, mut weight) = (0.0, 0.0);
     for (x, w) in x.iter().zip(w) {
@@ -112,6 +123,7 @@ pub(super) fn q1_0(x: &[f32; 128], w: &[f32; 128]) -> [u8; 18] {
     b
 }
 
+#[inline(always)]
 pub(super) fn q2_0(x: &[f32; 64], w: &[f32; 64]) -> [u8; 18] {
     let (d, q) = scaled::<Two, 64>(x, w);
     let mut b = [0; 18];
@@ -134,6 +146,7 @@ fn e2m1(v: f32, inverse: f32) -> u8 {
 }
 
 /// Half of an unsigned E4M3 number.
+#[inline(always)]
 fn half_of_e4m3(x: u8) -> f32 {
     match x >> 3 {
         0 => f32::from(x) / 1024.0,
@@ -141,6 +154,7 @@ fn half_of_e4m3(x: u8) -> f32 {
     }
 }
 
+#[inline(always)]
 pub(super) fn nvfp4(x: &[f32; 64], w: &[f32; 64]) -> [u8; 36] {
     let mut b = [0; 36];
     for (g, (x, w)) in x.as_chunks::<16>().0.iter().zip(w.as_chunks::<16>().0).enumerate() {
@@ -159,6 +173,7 @@ pub(super) fn nvfp4(x: &[f32; 64], w: &[f32; 64]) -> [u8; 36] {
 }
 
 /// The scale of least error among those that bring the greatest magnitude near the greatest level.
+#[inline(always)]
 fn e4m3_scale(x: &[f32; 16], w: &[f32; 16]) -> u8 {
     const GREATEST: u8 = 0x7e;
     let most = x.iter().fold(0.0, |m: f32, v| m.max(v.abs()));

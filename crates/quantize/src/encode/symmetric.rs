@@ -27,6 +27,7 @@ struct State<const BLOCKS: usize> {
 
 /// Scales are whole numbers from minus `most` to `most` less one. `starts` are super-block scales to start from, in
 /// parts of the one that just holds the greatest block scale.
+#[inline(always)]
 pub(super) fn fit<L: Levels, const N: usize, const BLOCKS: usize>(
     x: &[f32; 256],
     w: &[f32; 256],
@@ -56,6 +57,7 @@ pub(super) fn fit<L: Levels, const N: usize, const BLOCKS: usize>(
     finish::<L, N, BLOCKS>(x, best)
 }
 
+#[inline(always)]
 fn whole_numbers<L: Levels, const N: usize, const BLOCKS: usize>(
     x: &[[f32; N]],
     w: &[[f32; N]],
@@ -80,6 +82,7 @@ fn whole_numbers<L: Levels, const N: usize, const BLOCKS: usize>(
     state
 }
 
+#[inline(always)]
 fn refit<L: Levels, const N: usize, const BLOCKS: usize>(x: &[[f32; N]], w: &[[f32; N]], s: &State<BLOCKS>) -> f32 {
     let (mut aa, mut xa) = (0.0, 0.0);
     for j in 0..BLOCKS {
@@ -91,6 +94,7 @@ fn refit<L: Levels, const N: usize, const BLOCKS: usize>(x: &[[f32; N]], w: &[[f
     half(xa * inverse(aa)).1
 }
 
+#[inline(always)]
 fn finish<L: Levels, const N: usize, const BLOCKS: usize>(
     x: &[[f32; N]],
     state: Option<State<BLOCKS>>,
