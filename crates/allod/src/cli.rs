@@ -1,6 +1,6 @@
 //! The commands and what they share.
 
-use crate::commands::{bench, completions, inspect, logits, run, tokenize};
+use crate::commands::{architectures, bench, completions, embed, inspect, logits, run, synth, tokenize};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -27,7 +27,10 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
+    Embed(embed::EmbedArgs),
     Bench(bench::BenchArgs),
+    Synth(synth::SynthArgs),
+    Architectures(architectures::ArchitecturesArgs),
     Completions(completions::CompletionsArgs),
 }
 

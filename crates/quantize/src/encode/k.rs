@@ -10,7 +10,8 @@ const Q2: affine::Limits = affine::Limits {
     q: 3.0,
     scale: 15.0,
     cuts: &[-0.15, 0.05, 0.25, 0.45, 0.65],
-    starts: &[1.0, 0.9, 1.1, 1.25], above_zero: false
+    starts: &[1.0, 0.9, 1.1, 1.25],
+    above_zero: false,
 };
 const Q4: affine::Limits =
     affine::Limits { q: 15.0, scale: 63.0, cuts: &[-0.2, 0.1, 0.4, 0.8, 1.3], starts: &[1.0], above_zero: false };
