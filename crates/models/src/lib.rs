@@ -8,6 +8,7 @@ mod config;
 pub mod convert;
 mod error;
 pub mod hf;
+mod legacy;
 mod output;
 mod rope;
 
@@ -60,7 +61,7 @@ pub fn open_source(path: &Path) -> Result<Box<dyn WeightSource>, Error> {
     if path.extension().is_some_and(|e| e == "bin") {
         return Ok(Box::new(llama2c::open(path)?));
     }
-    Ok(Box::new(Gguf::open(path)?))
+    Ok(legacy::renamed(Box::new(Gguf::open(path)?)))
 }
 
 /// Records the plan of an opened source.

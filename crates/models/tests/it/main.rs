@@ -6,5 +6,6 @@ mod convert;
 mod embed;
 mod golden;
 mod known;
+mod legacy;
 mod malformed;
 mod registry;
