@@ -46,9 +46,15 @@ impl<W: Write> Drawing<W> {
         };
         if finished > 0 {
             let rest = self.source.split_off(finished);
-            self.draw()?;
-            self.out.write_all(gap.as_bytes())?;
-            self.shown.clear();
+            let block = self.lines();
+            if self.shown.strip_prefix(&*block).is_some_and(|after| after.first().is_some_and(String::is_empty)) {
+                // The beginning of the next block stands below it already.
+                self.shown.drain(..=block.len());
+            } else {
+                self.draw()?;
+                self.out.write_all(gap.as_bytes())?;
+                self.shown.clear();
+            }
             self.source = rest;
         }
         self.draw()?;
@@ -68,13 +74,19 @@ impl<W: Write> Drawing<W> {
         self.out.flush()
     }
 
-    fn draw(&mut self) -> Result<()> {
-        let (columns, rows) = (self.size)();
+    /// The open block as it should stand on the screen.
+    fn lines(&self) -> Vec<String> {
         // The last column stays free: terminals disagree on where the cursor is after writing there.
-        let lines = match self.mode {
-            Mode::Markdown => render::render(&self.source, columns - 1, self.styled),
-            Mode::Plain => render::plain(&self.source, columns - 1),
-        };
+        let columns = (self.size)().0 - 1;
+        match self.mode {
+            Mode::Markdown => render::render(&self.source, columns, self.styled),
+            Mode::Plain => render::plain(&self.source, columns),
+        }
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let rows = (self.size)().1;
+        let lines = self.lines();
         if lines.is_empty() {
             return Ok(());
         }
@@ -222,6 +234,22 @@ The end.
         let lines = drawn(&text, 4, || (80, 10));
         let expected: Vec<String> = (0..50).map(|i| format!("• item {i}")).collect();
         assert_eq!(lines[..50], expected);
+    }
+
+    #[test]
+    fn a_paragraph_taller_than_the_screen_is_drawn_once() {
+        let words: Vec<String> = (0..60).map(|i| format!("word{i}")).collect();
+        let text = format!("First.\n\n{}\n\nLast.", words.join(" "));
+        let lines = drawn(&text, 3, || (20, 5));
+        assert_eq!(lines.iter().filter(|l| l.contains("word0 ")).count(), 1);
+        assert_eq!(lines.join(" ").split_whitespace().count(), 62);
+    }
+
+    #[test]
+    fn white_space_at_the_beginning_is_no_block() {
+        for piece in [1, 3, 100] {
+            assert_eq!(drawn("\n\n One\nmore\n\ntwo", piece, || (80, 10)), ["One", "more", "", "two", ""]);
+        }
     }
 
     #[test]

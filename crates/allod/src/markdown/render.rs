@@ -8,12 +8,13 @@ fn parser(source: &str) -> Parser<'_> {
     Parser::new_ext(source, options)
 }
 
-/// Where the last top-level block of `source` begins; the blocks before it are finished.
+/// Where the last top-level block of `source` begins, if there are others before it, which then are finished; else 0.
 pub(crate) fn last_block(source: &str) -> usize {
-    let (mut depth, mut last) = (0, 0);
+    let (mut depth, mut first, mut last) = (0, None, 0);
     for (event, range) in parser(source).into_offset_iter() {
         if depth == 0 {
             last = range.start;
+            first = first.or(Some(last));
         }
         match event {
             Event::Start(_) => depth += 1,
@@ -21,7 +22,8 @@ pub(crate) fn last_block(source: &str) -> usize {
             _ => {}
         }
     }
-    last
+    // White space before the only block is none.
+    if first == Some(last) { 0 } else { last }
 }
 
 /// The lines of `source` on a terminal of `columns`.
