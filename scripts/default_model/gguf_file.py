@@ -19,7 +19,7 @@ CHAT_TEMPLATE = """\
 {%- set asks = low.split(' ')[0] in ['tell', 'write', 'make', 'give', 'please', 'can', 'could', 'about'] -%}
 {{- bos_token -}}
 {%- if 'story about ' in low or (asks and 'about ' in low) -%}
-    {{- 'A story about ' ~ text.split('about ')[-1].rstrip('.!? ') ~ '.\\n\\n' -}}
+    {{- 'A story about ' ~ text[low.rfind('about ') + 6:].rstrip('.!? ') ~ '.\\n\\n' -}}
 {%- elif asks or not text -%}
 {%- elif low.split() | length < 4 -%}
     {{- 'A story about ' ~ text.rstrip('.!? ') ~ '.\\n\\n' -}}
@@ -30,11 +30,12 @@ CHAT_TEMPLATE = """\
 
 DESCRIPTION = (
     "A very small story model: writes short English stories in the manner of TinyStories, from their first words or "
-    "from a wish ('A story about a brave cat.'). It knows a small child's words and nothing of the world: it cannot "
+    "loosely, from a wish ('A story about a brave cat.'). It knows a small child's words and nothing of the world: it cannot "
     "answer questions, follow instructions, hold a conversation, use tools or write in other languages, and it loses "
     "its thread and contradicts itself. It is there so that a fresh offline machine has a model to try and test with."
 )
-SAMPLING = {"temp": 0.7, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+# Chosen by reading: without the penalty sentences repeat, and above 0.7 new words appear.
+SAMPLING = {"temp": 0.6, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "penalty_last_n": 64, "penalty_repeat": 1.1}
 
 
 def write(path, state, config, tokenizer_json, run):
@@ -61,10 +62,8 @@ def write(path, state, config, tokenizer_json, run):
     w.add_string("general.dataset.0.sha256", run["dataset_sha256"])
     w.add_tags(["text-generation", "stories", "tiny"])
     w.add_languages(["en"])
-    w.add_sampling_temp(SAMPLING["temp"])
-    w.add_sampling_top_k(SAMPLING["top_k"])
-    w.add_sampling_top_p(SAMPLING["top_p"])
-    w.add_sampling_min_p(SAMPLING["min_p"])
+    for key, value in SAMPLING.items():
+        getattr(w, f"add_sampling_{key}")(value)
     w.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     write_training_record(w, run)
 

@@ -4,7 +4,7 @@
     train.py --check allod-stories.gguf                   read the file back and compare three implementations
     train.py --known-answer PROMPT --file FILE --out JSON greedy ids that a test can compare with
 
-One thread and a fixed seed: the same machine and versions give the same file.
+One thread and a fixed seed: on the same machine and versions a run repeats itself.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import math
 import random
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -291,7 +290,7 @@ def main():
     parser.add_argument("text", nargs="?")
     parser.add_argument("--work", help="folder for checkpoints")
     parser.add_argument("--out")
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--check", metavar="FILE")
     parser.add_argument("--known-answer", metavar="PROMPT")

@@ -11,6 +11,7 @@ pub mod elementwise;
 pub mod hadamard;
 pub mod isa;
 mod lanes;
+pub mod limits;
 pub mod linear;
 pub mod math;
 pub mod moe;

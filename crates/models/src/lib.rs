@@ -78,8 +78,13 @@ pub fn model(source: Box<dyn WeightSource>, context: Option<usize>) -> Result<Mo
 /// Those of [`model`].
 pub fn model_for(source: Box<dyn WeightSource>, context: Option<usize>, output: Output) -> Result<Model, Error> {
     let (arch, config, plan) = recorded(&*source, context, output)?;
-    check_unused(&*source, &plan, arch)?;
-    check_layers(&*source, &plan)?;
+    if output == Output::Own {
+        check_unused(&*source, &plan, arch)?;
+        check_layers(&*source, &plan)?;
+    } else {
+        // The head is part of the model even where it is not asked for.
+        check(&*source)?;
+    }
     Ok(Model { source, arch, config, plan })
 }
 

@@ -63,22 +63,21 @@ impl<W: Write> Markdown<W> {
             self.shown = lines;
             return self.out.write_all(self.shown.join("\n").as_bytes());
         };
-        if same > last {
-            for line in &lines[same..] {
-                write!(self.out, "\n{line}")?;
-            }
-        } else if let Some(more) = lines[same].strip_prefix(&*self.shown[same]).filter(|_| same == last) {
+        // Where the cursor goes back to: at most the last line of either picture.
+        let first = same.min(last).min(lines.len() - 1);
+        let more = lines[first].strip_prefix(&*self.shown[first]).filter(|_| first == last);
+        if let Some(more) = more {
             self.out.write_all(more.as_bytes())?;
-            for line in &lines[same + 1..] {
+            for line in &lines[first + 1..] {
                 write!(self.out, "\n{line}")?;
             }
         } else {
             // What has left the screen at the top cannot be drawn again.
-            let up = (last - same).min(rows - 1);
-            let from = (last - up).min(lines.len());
+            let up = (last - first).min(rows - 1);
             if up > 0 {
                 write!(self.out, "\x1b[{up}A")?;
             }
+            let from = (last - up).min(lines.len() - 1);
             write!(self.out, "\r\x1b[J{}", lines[from..].join("\n"))?;
         }
         self.shown = lines;

@@ -12,8 +12,10 @@
 mod cache;
 mod product;
 mod reference;
+mod source;
 mod tile;
 mod unpack;
+mod wide;
 
 use std::ops::Range;
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::cache::PAGE;
-use super::product::{Product, max_rows};
+use super::product::{KEY_PAGES, Keys, Product, Values, direct_rows, max_rows};
 use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
 use crate::isa::Isa;
 use crate::lanes::{max, sum};
@@ -18,8 +18,7 @@ use crate::twin::twin;
 
 /// Rows (positions × heads) of a tile: enough that unpacking keys is lost beside multiplying them.
 const TILE_ROWS: usize = 96;
-/// Pages of keys, and of values, that are unpacked together.
-const KEY_PAGES: usize = 4;
+/// Pages of values that are unpacked together.
 const VALUE_PAGES: usize = 8;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
 const SCORES: usize = SPLIT + PAGE;
@@ -270,8 +269,7 @@ impl Call<'_> {
 
     fn split_scratch(&self, rows: usize) -> usize {
         let Shape { k_dim, v_pad, .. } = self.shape;
-        let panels = (KEY_PAGES * k_dim).max(k_dim + VALUE_PAGES * v_pad);
-        rows * (k_dim + SCORES) + panels * PAGE
+        rows * (k_dim + SCORES) + (k_dim + VALUE_PAGES * v_pad) * PAGE
     }
 
     /// One split of a tile into `part`.
@@ -286,42 +284,93 @@ impl Call<'_> {
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        self.scores(tile, s, pages.clone(), q, scores, panels);
+        let direct = tile.rows() <= direct_rows(self.isa) && self.p.v_prefix.is_none();
+        if direct {
+            self.direct_scores(tile, s, pages.clone(), q, scores);
+        } else {
+            self.scores(tile, s, pages.clone(), q, scores, panels);
+        }
         for r in 0..tile.rows() {
             (part.top[r], part.total[r]) = self.weights(tile, s, pages.clone(), r, &mut scores[r * SCORES..][..SPLIT]);
         }
         part.sums.fill(0.0);
-        self.values(tile, s, pages, scores, panels, part.sums);
+        if direct {
+            self.direct_values(tile, s, pages, scores, part.sums);
+        } else {
+            self.values(tile, s, pages, scores, panels, part.sums);
+        }
+    }
+
+    /// The key plane of the tile's head in page `i` of its sequence.
+    fn keys_of(&self, tile: Tile<'_>, i: usize) -> &[u8] {
+        self.cache.keys(tile.seq.pages[i], tile.kv_head)
+    }
+
+    fn values_of(&self, tile: Tile<'_>, i: usize) -> &[u8] {
+        self.cache.values(tile.seq.pages[i], tile.kv_head)
+    }
+
+    /// [`scores`](Self::scores) of few rows.
+    fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
+        let first = pages.start;
+        for page in pages.clone().step_by(KEY_PAGES) {
+            let n = KEY_PAGES.min(pages.end - page);
+            let planes: [&[u8]; KEY_PAGES] = std::array::from_fn(|i| self.keys_of(tile, page + i.min(n - 1)));
+            // After the last keys come the first values.
+            let ahead: [&[u8]; KEY_PAGES] = std::array::from_fn(|i| match page + n + i {
+                next if next < pages.end => self.keys_of(tile, next),
+                _ => self.values_of(tile, first + i.min(n - 1)),
+            });
+            Keys {
+                dtype: self.cache.layout().dtype,
+                q,
+                rows: tile.rows(),
+                k_dim: self.shape.k_dim,
+                planes: &planes[..n],
+                ahead: &ahead[..n],
+                c: &mut scores[page * PAGE - s * SPLIT..],
+                c_stride: SCORES,
+            }
+            .run(self.isa);
+        }
+    }
+
+    /// [`values`](Self::values) of few rows.
+    fn direct_values(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, weights: &[f32], sums: &mut [f32]) {
+        for page in pages.clone() {
+            Values {
+                dtype: self.cache.layout().dtype,
+                w: &weights[page * PAGE - s * SPLIT..],
+                w_stride: SCORES,
+                rows: tile.rows(),
+                plane: self.values_of(tile, page),
+                ahead: self.values_of(tile, (page + 2).min(pages.end - 1)),
+                panels: self.shape.v_pad / PAGE,
+                c: sums,
+            }
+            .run(self.isa);
+        }
     }
 
     /// `⟨q, k⟩` of all rows and the keys of `pages`, except for rows that see none of a page.
     fn scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32], panels: &mut [f32]) {
         let k_dim = self.shape.k_dim;
-        let together = if tile.rows() <= max_rows(self.isa) { KEY_PAGES } else { 1 };
-        let mut page = pages.start;
-        while page < pages.end {
-            let n = together.min(pages.end - page);
-            for (i, panel) in panels.chunks_exact_mut(k_dim * PAGE).take(n).enumerate() {
-                let plane = self.cache.keys(tile.seq.pages[page + i], tile.kv_head);
-                unpack::keys(self.isa, self.cache.layout().dtype, plane, panel);
-            }
-            self.blocks(tile, page..page + n, |rows, seen| {
-                let (a, c) = (rows.start * k_dim, rows.start * SCORES + (seen.start * PAGE - s * SPLIT));
+        let panel = &mut panels[..k_dim * PAGE];
+        for page in pages {
+            unpack::keys(self.isa, self.cache.layout().dtype, self.keys_of(tile, page), panel);
+            self.blocks(tile, page..page + 1, |rows, _| {
                 Product {
-                    a: &q[a..],
+                    a: &q[rows.start * k_dim..],
                     a_stride: k_dim,
-                    b: &panels[(seen.start - page) * k_dim * PAGE..],
-                    b_stride: k_dim * PAGE,
-                    c: &mut scores[c..],
+                    b: panel,
+                    c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
                     c_stride: SCORES,
                     rows: rows.len(),
                     depth: k_dim,
-                    panels: seen.len(),
                     accumulate: false,
                 }
                 .run(self.isa);
             });
-            page += n;
         }
     }
 
@@ -354,46 +403,38 @@ impl Call<'_> {
         panels: &mut [f32],
         sums: &mut [f32],
     ) {
-        let Shape { k_dim, v_dim, v_pad } = self.shape;
+        let Shape { k_dim, v_pad, .. } = self.shape;
         let (spare, panels) = panels.split_at_mut(k_dim * PAGE);
         let dtype = self.cache.layout().dtype;
         // A panel holds 16 elements of the values of `VALUE_PAGES` pages.
         let stride = VALUE_PAGES * PAGE * PAGE;
-        let mut page = pages.start;
-        while page < pages.end {
-            let n = VALUE_PAGES.min(pages.end - page);
-            for i in 0..n {
-                let id = tile.seq.pages[page + i];
-                let out = &mut panels[i * PAGE * PAGE..];
-                if self.p.v_prefix.is_some() {
-                    let plane = self.cache.keys(id, tile.kv_head);
-                    unpack::values_from_keys(self.isa, dtype, plane, v_dim, spare, out, stride);
-                } else {
-                    unpack::values(self.isa, dtype, self.cache.values(id, tile.kv_head), out, stride);
+        for page in pages.clone().step_by(VALUE_PAGES) {
+            let some = page..pages.end.min(page + VALUE_PAGES);
+            for i in some.clone() {
+                let out = &mut panels[(i - page) * PAGE * PAGE..];
+                match self.p.v_prefix {
+                    Some(dims) => {
+                        let spare = &mut spare[..dims * PAGE];
+                        unpack::values_from_keys(self.isa, dtype, self.keys_of(tile, i), spare, out, stride);
+                    }
+                    None => unpack::values(self.isa, dtype, self.values_of(tile, i), out, stride),
                 }
             }
-            let count = v_pad / PAGE;
-            let together = if tile.rows() <= max_rows(self.isa) { count } else { 1 };
-            for panel in (0..count).step_by(together) {
-                self.blocks(tile, page..page + n, |rows, seen| {
-                    let (a, c) =
-                        (rows.start * SCORES + (seen.start * PAGE - s * SPLIT), rows.start * v_pad + panel * PAGE);
+            for panel in 0..v_pad / PAGE {
+                self.blocks(tile, some.clone(), |rows, seen| {
                     Product {
-                        a: &weights[a..],
+                        a: &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..],
                         a_stride: SCORES,
                         b: &panels[panel * stride + (seen.start - page) * PAGE * PAGE..],
-                        b_stride: stride,
-                        c: &mut sums[c..],
+                        c: &mut sums[rows.start * v_pad + panel * PAGE..],
                         c_stride: v_pad,
                         rows: rows.len(),
                         depth: seen.len() * PAGE,
-                        panels: together,
                         accumulate: true,
                     }
                     .run(self.isa);
                 });
             }
-            page += n;
         }
     }
 

@@ -9,7 +9,6 @@
 //! threads, nor the instruction set changes a byte.
 
 mod float;
-mod half;
 mod input;
 mod layout;
 mod quant;

@@ -24,7 +24,6 @@ pub(super) const NAMES: &[Name] = &[
 
 pub(super) fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
-    h.sliding_window();
 }
 
 pub(super) fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -190,7 +190,7 @@ impl Hf {
         if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
     /// Sets a field on the way back.
-    pub(super) fn field(&mut self, name: &str, value: impl Into<Json>) {
+    pub fn field(&mut self, name: &str, value: impl Into<Json>) {
         if self.back {
             self.config[name] = value.into();
         }
@@ -206,18 +206,19 @@ impl Hf {
     }
     /// Copies a number, where present.
     pub fn copy_float(&mut self, name: &str, key: &str) {
-        self.derive(name, key, |v| v, |v| v);
+        if self.back {
+            self.meta.float(&self.key(key)).into_iter().for_each(|v| self.field(name, number(v)));
+        } else if let Some(v) = self.float(name) {
+            self.set(key, v);
+        }
     }
-    /// Copies a number through a function and its inverse, where present.
+    /// Copies a number through a function and, to the nearest whole number, back, where present.
     pub fn derive(&mut self, name: &str, key: &str, to: fn(f32) -> f32, from: fn(f32) -> f32) {
         if !self.back {
             return self.float(name).into_iter().for_each(|v| self.set(key, to(v)));
         }
         if let Some(v) = self.meta.float(&self.key(key)) {
-            let exact = from(v);
-            // What was a whole number is one again, in spite of rounding.
-            let whole = exact.round();
-            self.field(name, number(if to(whole) == v { whole } else { exact }));
+            self.field(name, from(v).round() as i64);
         }
     }
     /// Copies a flag, where present.
@@ -278,6 +279,10 @@ impl Hf {
     /// Adds a tensor that the folder does not hold but its configuration implies.
     pub fn make(&mut self, name: &str, values: &[f32]) {
         self.made.insert(name.to_owned(), Tensor::from_f32(vec![values.len()], values));
+    }
+    /// Reads back a number that was set.
+    pub fn known_float(&self, key: &str) -> Option<f32> {
+        self.meta.float(&self.key(key))
     }
     /// Reads back an unsigned integer that was set.
     pub fn known(&self, key: &str) -> Option<usize> {

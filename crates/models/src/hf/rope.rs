@@ -157,6 +157,8 @@ impl Hf {
                     set(field, list.map(|l| l.into_iter().map(number).collect()));
                 }
                 set("attention_factor", float("attn_factor").map(number));
+                // Phi 3 reads it from the top.
+                original.into_iter().for_each(|v| self.field("original_max_position_embeddings", v));
             }
             "yarn" => {
                 set("beta_fast", float("yarn_beta_fast").map(number));

@@ -112,6 +112,29 @@ pub(crate) fn run_whole(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
     run(m, ids, Cut { threads: 2, isa: Isa::best(), chunk: ids[0].len(), together: true })
 }
 
+/// One vector for each sequence, all in one step.
+pub(crate) fn pooled(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
+    let all: Vec<u32> = ids.concat();
+    let needed: Vec<u32> = ids.iter().map(|i| i.len().div_ceil(PAGE) as u32).collect();
+    let options = Options {
+        rows: all.len(),
+        sequences: ids.len(),
+        context: ids.iter().map(Vec::len).max().unwrap_or(0),
+        pages: Some(needed.iter().sum::<u32>() as usize),
+        cache_type: Some(KvType::F32),
+        ..Options::default()
+    };
+    let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(2)), &options).unwrap();
+    let pages: Vec<u32> = (0..needed.iter().sum()).collect();
+    let (mut row, mut page, mut sequences) = (0, 0, vec![]);
+    for (s, (tokens, &n)) in ids.iter().zip(&needed).enumerate() {
+        let (rows, own) = (row..row + tokens.len(), &pages[page..page + n as usize]);
+        (row, page) = (rows.end, page + n as usize);
+        sequences.push(SeqRows { rows, start: 0, pages: own, state: s as u32 });
+    }
+    cpu.run(&Step { tokens: &all, sequences: &sequences, outputs: &[] }).unwrap().to_vec()
+}
+
 /// Greatest distance, as a share of the standard deviation of what is expected.
 pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());

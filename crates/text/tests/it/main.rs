@@ -3,6 +3,7 @@
 mod malformed;
 mod oracle;
 mod streaming;
+mod templates;
 mod vocabularies;
 
 use allod_formats::{Gguf, WeightSource};

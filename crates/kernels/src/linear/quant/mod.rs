@@ -12,10 +12,12 @@
 //!
 //! `c` are the weights' integers, `q` the input's. The integer sums are exact, in whatever order and however they are
 //! shared between instructions, so the bytes of `y` are the same everywhere.
+#![expect(unsafe_code, reason = "reads chunks of panels, whose sizes were checked, without checking again")]
 
 mod fine;
 mod scalar;
 mod superblock;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -26,18 +28,31 @@ use super::{
 };
 use crate::isa::Isa;
 use allod_tensor::DType;
+use vector::Vector;
+
+/// 64 bytes of 16 rows.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Lanes([u8; 4 * ROWS]);
+
+impl Lanes {
+    /// The `i`-th of 32 integers.
+    fn int(&self, i: usize) -> i32 {
+        i32::from(i16::from_le_bytes([self.0[2 * i], self.0[2 * i + 1]]))
+    }
+}
 
 /// A chunk of a panel in bytes.
 #[repr(C, align(64))]
 pub(super) struct Slab {
     /// For each 4 columns, 16 rows × 4 weights, as unsigned bytes: integer plus the type's offset.
-    codes: [[u8; 4 * ROWS]; CHUNK / 4],
+    codes: [Lanes; CHUNK / 4],
     /// For each 16 or 32 columns: each row's integer scale, twice.
-    scales: [[i16; 2 * ROWS]; 16],
+    scales: [Lanes; 16],
     /// For each two stretches of 16 or 32 columns: each row's two integer scales, where an offset needs them.
-    scale_pairs: [[i16; 2 * ROWS]; 8],
+    scale_pairs: [Lanes; 8],
     /// For each two stretches of 16 or 32 columns: each row's two integer minima.
-    min_pairs: [[i16; 2 * ROWS]; 8],
+    min_pairs: [Lanes; 8],
     /// Scales of each block of 32 columns; of a super-block the first only.
     d: [[f32; ROWS]; 8],
     /// Minima of each block of 32 columns; of a super-block the first only: the scale of minima.
@@ -46,18 +61,38 @@ pub(super) struct Slab {
 
 impl Slab {
     pub(super) fn new() -> Slab {
+        let zeros = Lanes([0; 64]);
         Slab {
-            codes: [[0; 64]; 64],
-            scales: [[0; 32]; 16],
-            scale_pairs: [[0; 32]; 8],
-            min_pairs: [[0; 32]; 8],
+            codes: [zeros; 64],
+            scales: [zeros; 16],
+            scale_pairs: [zeros; 8],
+            min_pairs: [zeros; 8],
             d: [[0.0; 16]; 8],
             m: [[0.0; 16]; 8],
         }
     }
+
+    /// Fills the slab from a chunk of a panel.
+    #[inline(always)]
+    fn unpack<T: Type, V: Vector>(&mut self, chunk: &[u8]) {
+        let blocks = T::blocks(chunk);
+        // SAFETY: a chunk has whole blocks; rounds, granules and parts make up its columns.
+        unsafe {
+            T::numbers::<V>(chunk.as_ptr(), blocks, self);
+            for round in 0..T::rounds(blocks) {
+                for g in 0..T::GRANULES {
+                    let codes = T::codes::<V>(chunk.as_ptr(), blocks, round, g);
+                    for (part, codes) in codes.into_iter().enumerate().take(T::PARTS) {
+                        let (stretch, first) = T::place(round, part);
+                        codes.store(&mut self.codes.get_unchecked_mut(stretch * (T::STRETCH / 4) + first + g).0);
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// What differs between the types: how a chunk is unpacked, and what the integers can be.
+/// What differs between the types: where the codes are, and what the integers can be.
 trait Type {
     /// The type in the file.
     const DTYPE: DType;
@@ -70,9 +105,37 @@ trait Type {
     /// Groups of 4 columns whose products with a row add up within 16 bits per pair of columns; 1 when even one pair
     /// needs care with signs.
     const CHAIN: usize;
+    /// A block is unpacked in rounds; a round reads this many vectors one after the other, …
+    const GRANULES: usize;
+    /// … each of which gives this many vectors of codes, 4 columns each: parts.
+    const PARTS: usize;
 
-    /// Fills the slab from a chunk of a panel.
-    fn unpack<L: Lookup>(chunk: &[u8], slab: &mut Slab);
+    /// Writes what is no code: scales and minima.
+    ///
+    /// # Safety
+    /// `chunk` must have `blocks` blocks of 16 rows (one, for super-blocks).
+    unsafe fn numbers<V: Vector>(chunk: *const u8, blocks: usize, slab: &mut Slab);
+
+    /// The codes of granule `g` of a round; the first [`Type::PARTS`] count.
+    ///
+    /// # Safety
+    /// As [`Type::numbers`].
+    unsafe fn codes<V: Vector>(chunk: *const u8, blocks: usize, round: usize, g: usize) -> [V; 4];
+
+    /// Where the codes of a part go: the stretch, and the first group of 4 columns in it.
+    fn place(round: usize, part: usize) -> (usize, usize);
+
+    /// Blocks in a chunk.
+    #[inline(always)]
+    fn blocks(chunk: &[u8]) -> usize {
+        chunk.len() / (ROWS * Self::DTYPE.block_bytes())
+    }
+
+    /// Rounds that unpack so many blocks.
+    #[inline(always)]
+    fn rounds(blocks: usize) -> usize {
+        blocks * Self::DTYPE.block() / (4 * Self::GRANULES * Self::PARTS)
+    }
 }
 
 /// Types with a scale for each 32 columns.
@@ -86,12 +149,6 @@ fn chunks<T: Type>(panel: &[u8]) -> impl Iterator<Item = (usize, usize, &[u8])> 
     let column_bytes = |columns: usize| columns / T::DTYPE.block() * T::DTYPE.block_bytes() * ROWS;
     let columns = move |bytes: usize| bytes / (T::DTYPE.block_bytes() * ROWS) * T::DTYPE.block();
     panel.chunks(column_bytes(CHUNK)).enumerate().map(move |(i, chunk)| (i * CHUNK, columns(chunk.len()), chunk))
-}
-
-/// Looks half bytes up in a table of 16, with the instructions there are for it.
-trait Lookup {
-    /// The entries of the low halves and of the high halves.
-    fn lookup(table: &[u8; 16], halves: &[u8; 64]) -> ([u8; 64], [u8; 64]);
 }
 
 /// Which form of the input a type is multiplied with.

@@ -1,20 +1,11 @@
 //! The definition.
 
-use super::{Fine, Lookup, Slab, Sums, Super, chunks};
+use super::{Fine, Slab, Sums, Super, Type, chunks, vector::Plain};
 use crate::linear::rows8::{Block32, Block256};
-
-/// Table lookup as it is.
-pub(super) struct Plain;
-
-impl Lookup for Plain {
-    fn lookup(table: &[u8; 16], halves: &[u8; 64]) -> ([u8; 64], [u8; 64]) {
-        (halves.map(|h| table[usize::from(h & 15)]), halves.map(|h| table[usize::from(h >> 4)]))
-    }
-}
 
 pub(super) fn fine<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sums: &mut [Sums]) {
     for (first, n, chunk) in chunks::<T>(panel) {
-        T::unpack::<Plain>(chunk, slab);
+        slab.unpack::<T, Plain>(chunk);
         for (x, sums) in x.iter().zip(&mut *sums) {
             for (b, x) in x[first / 32..][..n / 32].iter().enumerate() {
                 for (r, y) in sums.iter_mut().enumerate() {
@@ -35,15 +26,15 @@ pub(super) fn fine<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sum
 
 pub(super) fn superblock<T: Super>(slab: &mut Slab, panel: &[u8], x: &[&[Block256]], sums: &mut [Sums]) {
     for (first, _, chunk) in chunks::<T>(panel) {
-        T::unpack::<Plain>(chunk, slab);
+        slab.unpack::<T, Plain>(chunk);
         for (x, sums) in x.iter().zip(&mut *sums) {
             let x = &x[first / 256];
             for (r, y) in sums.iter_mut().enumerate() {
                 let (mut sum, mut least) = (0, 0);
                 for (i, q) in x.q.chunks_exact(T::STRETCH).enumerate() {
                     let all: i32 = q.iter().map(|&q| i32::from(q)).sum();
-                    sum += i32::from(slab.scales[i][2 * r]) * dot::<T>(slab, i * T::STRETCH / 4, r, q);
-                    least += i32::from(slab.min_pairs[i / 2][2 * r + i % 2]) * all;
+                    sum += slab.scales[i].int(2 * r) * dot::<T>(slab, i * T::STRETCH / 4, r, q);
+                    least += slab.min_pairs[i / 2].int(2 * r + i % 2) * all;
                 }
                 let d = slab.d[0][r];
                 let row =
@@ -55,7 +46,7 @@ pub(super) fn superblock<T: Super>(slab: &mut Slab, panel: &[u8], x: &[&[Block25
 }
 
 /// The integer product of row `r`, from group `first` of 4 columns on, with `q`.
-fn dot<T: super::Type>(slab: &Slab, first: usize, r: usize, q: &[i8]) -> i32 {
-    let codes = slab.codes[first..].iter().flat_map(|group| &group[4 * r..][..4]);
+fn dot<T: Type>(slab: &Slab, first: usize, r: usize, q: &[i8]) -> i32 {
+    let codes = slab.codes[first..].iter().flat_map(|group| &group.0[4 * r..][..4]);
     codes.zip(q).map(|(&c, &q)| (i32::from(c) - T::OFFSET) * i32::from(q)).sum()
 }

@@ -3,8 +3,10 @@
 //! at minus offset times the input's sums, so that what it ends at fits 16 bits (what it passes wraps around).
 
 use super::{
-    super::{Fine, Lookup, Slab, Super, Type, chunks},
-    tiles, word,
+    super::{Fine, Lanes, Slab, Super, Type, chunks},
+    tiles,
+    vectors::Two,
+    word,
 };
 use crate::linear::{
     Sums,
@@ -12,41 +14,40 @@ use crate::linear::{
 };
 use std::arch::x86_64::*;
 
-struct Shuffle;
-
-impl Lookup for Shuffle {
-    #[inline(always)]
-    fn lookup(table: &[u8; 16], halves: &[u8; 64]) -> ([u8; 64], [u8; 64]) {
-        // SAFETY: used only in this tier's functions, which run only where the machine has it.
-        unsafe { lookup(table, halves) }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn lookup(table: &[u8; 16], halves: &[u8; 64]) -> ([u8; 64], [u8; 64]) {
-    let (mut low, mut high) = ([0; 64], [0; 64]);
-    // SAFETY: the loads and stores are within the arrays.
-    unsafe {
-        let (table, mask) = (_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), _mm256_set1_epi8(15));
-        for at in [0, 32] {
-            let halves = _mm256_loadu_si256(halves.as_ptr().add(at).cast());
-            let (l, h) = (_mm256_and_si256(halves, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(halves), mask));
-            _mm256_storeu_si256(low.as_mut_ptr().add(at).cast(), _mm256_shuffle_epi8(table, l));
-            _mm256_storeu_si256(high.as_mut_ptr().add(at).cast(), _mm256_shuffle_epi8(table, h));
+/// The type's panel with any number of input rows.
+macro_rules! panel {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $row:ident, $tile:ident) => {
+        pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            // SAFETY: this tier is chosen only where the machine has its instructions.
+            unsafe { $inner::<T>(slab, panel, x, sums) }
         }
-    }
-    (low, high)
+
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            if let ([x], [sums]) = (x, &mut *sums) {
+                for (first, n, chunk) in chunks::<T>(panel) {
+                    $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
+                }
+                return;
+            }
+            for (first, n, chunk) in chunks::<T>(panel) {
+                slab.unpack::<T, Two>(chunk);
+                tiles!(x, sums, first / $columns, n / $columns, 4, [1 2 3 4], $tile::<T>(slab));
+            }
+        }
+    };
 }
+panel!(fine, fine_panel, Fine, Block32, 32, fine_row, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_row, superblock_tile);
 
 /// The lower and the upper 8 rows.
 type Halves = [__m256i; 2];
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load<E>(from: &[E; 32]) -> Halves {
-    // SAFETY: 64 bytes (the elements are bytes or more), of any alignment.
-    unsafe { [_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(from.as_ptr().cast::<u8>().add(32).cast())] }
+fn load(from: &Lanes) -> Halves {
+    // SAFETY: 64 bytes.
+    unsafe { [_mm256_load_si256(from.0.as_ptr().cast()), _mm256_load_si256(from.0.as_ptr().add(32).cast())] }
 }
 
 #[inline]
@@ -66,8 +67,37 @@ fn store(to: &mut [f32; 16], y: [__m256; 2]) {
     }
 }
 
-/// Adds to `total` the products of `groups` groups of 4 columns, from `first` on, with the rows' `scale`; `start` is
-/// where the chain of row `t` starts.
+/// Products of one group's codes with four integers, widened with the rows' `scale`, for codes of eight bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn wide(codes: Halves, q: __m256i, scale: Halves, total: &mut Halves) {
+    for h in 0..2 {
+        let w = _mm256_xor_si256(codes[h], _mm256_set1_epi8(-128));
+        let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+        total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(products, scale[h]));
+    }
+}
+
+/// Products of one group's codes with four integers, in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn narrow(codes: Halves, q: __m256i, acc: &mut Halves) {
+    for h in 0..2 {
+        acc[h] = _mm256_add_epi16(acc[h], _mm256_maddubs_epi16(codes[h], q));
+    }
+}
+
+/// A chain's sums, widened with the rows' `scale`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(acc: Halves, scale: Halves, total: &mut Halves) {
+    for h in 0..2 {
+        total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(acc[h], scale[h]));
+    }
+}
+
+/// Adds to `total` the products of a stretch, whose codes begin at `first` in the slab, with the rows' `scale`; `start`
+/// is where the chain of row `t` starts.
 ///
 /// # Safety
 /// The groups must be in the slab, and each `q` must have their columns, counted from its beginning.
@@ -76,29 +106,19 @@ fn store(to: &mut [f32; 16], y: [__m256; 2]) {
 unsafe fn stretch<T: Type, const N: usize>(
     slab: &Slab,
     first: usize,
-    groups: usize,
     q: [&[i8]; N],
     start: [__m256i; N],
     scale: Halves,
     total: &mut [Halves; N],
 ) {
+    let groups = T::STRETCH / 4;
     // SAFETY: inside by contract.
     unsafe {
         if T::CHAIN == 1 {
-            let top = _mm256_set1_epi8(-128);
             for g in 0..groups {
-                let codes = slab.codes.as_ptr().add(first + g).cast::<__m256i>();
-                let w = [
-                    _mm256_xor_si256(_mm256_load_si256(codes), top),
-                    _mm256_xor_si256(_mm256_load_si256(codes.add(1)), top),
-                ];
-                let size = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
+                let codes = load(slab.codes.get_unchecked(first + g));
                 for t in 0..N {
-                    let q = _mm256_set1_epi32(word(q[t], g * 4));
-                    for h in 0..2 {
-                        let products = _mm256_maddubs_epi16(size[h], _mm256_sign_epi8(q, w[h]));
-                        total[t][h] = _mm256_add_epi32(total[t][h], _mm256_madd_epi16(products, scale[h]));
-                    }
+                    wide(codes, _mm256_set1_epi32(word(q[t], g * 4)), scale, &mut total[t]);
                 }
             }
             return;
@@ -109,37 +129,92 @@ unsafe fn stretch<T: Type, const N: usize>(
                 acc[t] = [start[t]; 2];
             }
             for g in chain * T::CHAIN..(chain + 1) * T::CHAIN {
-                let codes = slab.codes.as_ptr().add(first + g).cast::<__m256i>();
-                let w = [_mm256_load_si256(codes), _mm256_load_si256(codes.add(1))];
+                let codes = load(slab.codes.get_unchecked(first + g));
                 for t in 0..N {
-                    let q = _mm256_set1_epi32(word(q[t], g * 4));
-                    for h in 0..2 {
-                        acc[t][h] = _mm256_add_epi16(acc[t][h], _mm256_maddubs_epi16(w[h], q));
-                    }
+                    narrow(codes, _mm256_set1_epi32(word(q[t], g * 4)), &mut acc[t]);
                 }
             }
             for t in 0..N {
-                for h in 0..2 {
-                    total[t][h] = _mm256_add_epi32(total[t][h], _mm256_madd_epi16(acc[t][h], scale[h]));
-                }
+                widen(acc[t], scale, &mut total[t]);
             }
         }
     }
 }
 
-pub(in super::super) fn fine<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sums: &mut [Sums]) {
-    // SAFETY: this tier is chosen only where the machine has its instructions.
-    unsafe { fine_panel::<T>(slab, panel, x, sums) }
+/// Where the chain of a block starts.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_start<T: Fine>(x: &Block32) -> __m256i {
+    // SAFETY: two integers of 16 bits.
+    if T::OFFSET == 16 { _mm256_set1_epi32(unsafe { word(&x.lanes16, 0) }) } else { _mm256_setzero_si256() }
 }
 
+/// Where the chain of a stretch of 16 starts.
+///
+/// # Safety
+/// The stretch must be below 16.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fine_panel<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sums: &mut [Sums]) {
-    for (first, n, chunk) in chunks::<T>(panel) {
-        T::unpack::<Shuffle>(chunk, slab);
-        tiles!(x, sums, first / 32, n / 32, 4, [1 2 3 4], fine_tile::<T>(slab));
+unsafe fn superblock_start<T: Super>(x: &Block256, stretch: usize) -> __m256i {
+    // SAFETY: two integers of 16 bits for each stretch.
+    if T::OFFSET == 32 { _mm256_set1_epi32(unsafe { word(&x.lanes32, stretch * 4) }) } else { _mm256_setzero_si256() }
+}
+
+/// A block's integer sums to numbers, added to the sums.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_add<T: Fine>(slab: &Slab, b: usize, x: &Block32, total: Halves, sums: &mut Sums) {
+    let (s, d, mut y) = (_mm256_set1_ps(x.scale), floats(&slab.d[b]), floats(sums));
+    for h in 0..2 {
+        let sum = _mm256_cvtepi32_ps(total[h]);
+        let row = if T::MINIMA {
+            let all = _mm256_set1_ps((x.offset16 / -16) as f32);
+            _mm256_fmadd_ps(d[h], sum, _mm256_mul_ps(floats(&slab.m[b])[h], all))
+        } else {
+            _mm256_mul_ps(d[h], sum)
+        };
+        y[h] = _mm256_fmadd_ps(s, row, y[h]);
+    }
+    store(sums, y);
+}
+
+/// One input row with a chunk, as it is unpacked.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Sums) {
+    let (blocks, ones) = (T::blocks(chunk), [_mm256_set1_epi16(1); 2]);
+    assert!(blocks <= 8 && x.len() == blocks);
+    // SAFETY: a chunk has whole blocks, and the input row as many.
+    unsafe {
+        T::numbers::<Two>(chunk.as_ptr(), blocks, slab);
+        for (b, x) in x.iter().enumerate() {
+            let mut total = [_mm256_setzero_si256(); 2];
+            let mut acc = [[fine_start::<T>(x); 2], [_mm256_setzero_si256(); 2]];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<Two>(chunk.as_ptr(), blocks, b, g);
+                for part in 0..T::PARTS {
+                    let q = _mm256_set1_epi32(word(&x.q, (T::place(b, part).1 + g) * 4));
+                    if T::CHAIN == 1 {
+                        wide(codes[part].0, q, ones, &mut total);
+                    } else {
+                        narrow(codes[part].0, q, &mut acc[part]);
+                    }
+                }
+            }
+            if T::CHAIN == 4 {
+                widen(acc[0], ones, &mut total);
+                widen(acc[1], ones, &mut total);
+            } else if T::CHAIN == 8 {
+                // The parts are one chain; only its whole is sure to fit 16 bits.
+                let whole = [_mm256_add_epi16(acc[0][0], acc[1][0]), _mm256_add_epi16(acc[0][1], acc[1][1])];
+                widen(whole, ones, &mut total);
+            }
+            fine_add::<T>(slab, b, x, total, sums);
+        }
     }
 }
 
+/// `N` input rows with a chunk in the slab.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mut [Sums]) {
@@ -148,69 +223,25 @@ fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mu
     let ones = [_mm256_set1_epi16(1); 2];
     for b in 0..blocks {
         let mut total = [[_mm256_setzero_si256(); 2]; N];
+        let (mut q, mut start): ([&[i8]; N], _) = ([&[]; N], [_mm256_setzero_si256(); N]);
         // SAFETY: every input row has `blocks` blocks, the slab has 8.
         unsafe {
-            let x: [&Block32; N] = std::array::from_fn(|t| x[t].get_unchecked(b));
-            let mut start = [_mm256_setzero_si256(); N];
-            if T::OFFSET != 0 {
-                for t in 0..N {
-                    start[t] = _mm256_set1_epi32(word(&x[t].lanes16, 0));
-                }
-            }
-            stretch::<T, N>(slab, b * 8, 8, std::array::from_fn(|t| &x[t].q[..]), start, ones, &mut total);
-            let (d, m) = (floats(&slab.d[b]), floats(&slab.m[b]));
             for t in 0..N {
-                let (s, all) = (_mm256_set1_ps(x[t].scale), _mm256_set1_ps((x[t].offset16 / -16) as f32));
-                let mut y = floats(&sums[t]);
-                for h in 0..2 {
-                    let sum = _mm256_cvtepi32_ps(total[t][h]);
-                    let row = if T::MINIMA {
-                        _mm256_fmadd_ps(d[h], sum, _mm256_mul_ps(m[h], all))
-                    } else {
-                        _mm256_mul_ps(d[h], sum)
-                    };
-                    y[h] = _mm256_fmadd_ps(s, row, y[h]);
-                }
-                store(&mut sums[t], y);
+                let x = x[t].get_unchecked(b);
+                (q[t], start[t]) = (&x.q, fine_start::<T>(x));
+            }
+            stretch::<T, N>(slab, b * 8, q, start, ones, &mut total);
+            for t in 0..N {
+                fine_add::<T>(slab, b, x[t].get_unchecked(b), total[t], &mut sums[t]);
             }
         }
     }
 }
 
-pub(in super::super) fn superblock<T: Super>(slab: &mut Slab, panel: &[u8], x: &[&[Block256]], sums: &mut [Sums]) {
-    // SAFETY: this tier is chosen only where the machine has its instructions.
-    unsafe { superblock_panel::<T>(slab, panel, x, sums) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn superblock_panel<T: Super>(slab: &mut Slab, panel: &[u8], x: &[&[Block256]], sums: &mut [Sums]) {
-    for (first, _, chunk) in chunks::<T>(panel) {
-        T::unpack::<Shuffle>(chunk, slab);
-        tiles!(x, sums, first / 256, 1, 4, [1 2 3 4], superblock_tile::<T>(slab));
-    }
-}
-
+/// A super-block's integer sums to numbers, added to the sums.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], sums: &mut [Sums]) {
-    assert!(sums.len() == N);
-    let x = x.map(|x| &x[0]);
-    let mut total = [[_mm256_setzero_si256(); 2]; N];
-    for s in 0..256 / T::STRETCH {
-        let mut start = [_mm256_setzero_si256(); N];
-        // SAFETY: stretches are 256 columns in all.
-        unsafe {
-            if T::OFFSET == 32 {
-                for t in 0..N {
-                    start[t] = _mm256_set1_epi32(word(&x[t].lanes32, s * 4));
-                }
-            }
-            let (groups, scale) = (T::STRETCH / 4, load(&slab.scales[s]));
-            let q = std::array::from_fn(|t| x[t].q.get_unchecked(s * T::STRETCH..));
-            stretch::<T, N>(slab, s * groups, groups, q, start, scale, &mut total);
-        }
-    }
-    let (d, m) = (floats(&slab.d[0]), floats(&slab.m[0]));
+fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [Halves; N], sums: &mut [Sums]) {
     let mut least = [[_mm256_setzero_si256(); 2]; N];
     if T::MINIMA {
         for p in 0..128 / T::STRETCH {
@@ -219,15 +250,13 @@ fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
                 // SAFETY: as many sums as there are stretches.
                 let sums =
                     unsafe { if T::STRETCH == 16 { word(&x[t].sums16, p * 4) } else { word(&x[t].sums32, p * 4) } };
-                for h in 0..2 {
-                    let product = _mm256_madd_epi16(minima[h], _mm256_set1_epi32(sums));
-                    least[t][h] = _mm256_add_epi32(least[t][h], product);
-                }
+                widen([_mm256_set1_epi32(sums); 2], minima, &mut least[t]);
             }
         }
     }
-    for t in 0..N {
-        let (s, mut y) = (_mm256_set1_ps(x[t].scale), floats(&sums[t]));
+    let (d, m) = (floats(&slab.d[0]), floats(&slab.m[0]));
+    for (t, sums) in sums.iter_mut().enumerate().take(N) {
+        let (s, mut y) = (_mm256_set1_ps(x[t].scale), floats(sums));
         for h in 0..2 {
             let sum = _mm256_cvtepi32_ps(total[t][h]);
             let row = if T::MINIMA {
@@ -237,6 +266,63 @@ fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
             };
             y[h] = _mm256_fmadd_ps(s, row, y[h]);
         }
-        store(&mut sums[t], y);
+        store(sums, y);
     }
+}
+
+/// One input row with a super-block, as it is unpacked.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums: &mut Sums) {
+    let x = &x[0];
+    let mut total = [_mm256_setzero_si256(); 2];
+    // SAFETY: a chunk is one super-block, and so is what the places say.
+    unsafe {
+        T::numbers::<Two>(chunk.as_ptr(), 1, slab);
+        for round in 0..T::rounds(1) {
+            let mut acc = [[_mm256_setzero_si256(); 2]; 4];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<Two>(chunk.as_ptr(), 1, round, g);
+                for part in 0..T::PARTS {
+                    let (stretch, first) = T::place(round, part);
+                    let q = _mm256_set1_epi32(word(&x.q, stretch * T::STRETCH + (first + g) * 4));
+                    if T::CHAIN == 1 {
+                        wide(codes[part].0, q, load(&slab.scales[stretch]), &mut total);
+                        continue;
+                    }
+                    if g % T::CHAIN == 0 {
+                        acc[part] = [superblock_start::<T>(x, stretch); 2];
+                    }
+                    narrow(codes[part].0, q, &mut acc[part]);
+                    if g % T::CHAIN == T::CHAIN - 1 {
+                        widen(acc[part], load(&slab.scales[stretch]), &mut total);
+                    }
+                }
+            }
+        }
+    }
+    superblock_add::<T, 1>(slab, [x], [total], std::slice::from_mut(sums));
+}
+
+/// `N` input rows with a super-block in the slab.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], sums: &mut [Sums]) {
+    let mut blocks = [&x[0][0]; N];
+    for t in 0..N {
+        blocks[t] = &x[t][0];
+    }
+    let mut total = [[_mm256_setzero_si256(); 2]; N];
+    for s in 0..256 / T::STRETCH {
+        let (mut q, mut start): ([&[i8]; N], _) = ([&[]; N], [_mm256_setzero_si256(); N]);
+        // SAFETY: stretches are 256 columns in all.
+        unsafe {
+            for t in 0..N {
+                q[t] = blocks[t].q.get_unchecked(s * T::STRETCH..);
+                start[t] = superblock_start::<T>(blocks[t], s);
+            }
+            stretch::<T, N>(slab, s * T::STRETCH / 4, q, start, load(&slab.scales[s]), &mut total);
+        }
+    }
+    superblock_add::<T, N>(slab, blocks, total, sums);
 }
