@@ -15,7 +15,7 @@ Examples:
 
 /// Open language models that you own outright: they run here, offline, and say the same thing every time.
 #[derive(Parser)]
-#[command(name = "allod", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "allod", version, after_help = EXAMPLES, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

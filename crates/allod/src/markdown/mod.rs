@@ -4,12 +4,23 @@
 mod line;
 mod render;
 
+pub(crate) use render::plain as wrapped;
+
 use crate::printer::harmless;
 use std::io::{Result, Write};
 
-/// A stream of markdown drawn on a terminal.
-pub(crate) struct Markdown<W: Write> {
+/// How text is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Markdown,
+    /// As it stands, wrapped at words.
+    Plain,
+}
+
+/// A stream of text drawn on a terminal.
+pub(crate) struct Drawing<W: Write> {
     out: W,
+    mode: Mode,
     size: fn() -> (usize, usize),
     styled: bool,
     /// Text of the open block.
@@ -18,10 +29,10 @@ pub(crate) struct Markdown<W: Write> {
     shown: Vec<String>,
 }
 
-impl<W: Write> Markdown<W> {
+impl<W: Write> Drawing<W> {
     /// Draws on `out`, a terminal of `size` columns and rows.
-    pub(crate) fn new(out: W, size: fn() -> (usize, usize), styled: bool) -> Markdown<W> {
-        Markdown { out, size, styled, source: String::new(), shown: Vec::new() }
+    pub(crate) fn new(out: W, mode: Mode, size: fn() -> (usize, usize), styled: bool) -> Drawing<W> {
+        Drawing { out, mode, size, styled, source: String::new(), shown: Vec::new() }
     }
 
     /// Adds text.
@@ -29,11 +40,14 @@ impl<W: Write> Markdown<W> {
         self.source.push_str(&harmless(text));
         // A line that is still being written may yet belong to the block before it.
         let whole_lines = self.source.rfind('\n').map_or(0, |at| at + 1);
-        let finished = render::last_block(&self.source[..whole_lines]);
+        let (finished, gap) = match self.mode {
+            Mode::Markdown => (render::last_block(&self.source[..whole_lines]), "\n\n"),
+            Mode::Plain => (whole_lines, ""),
+        };
         if finished > 0 {
             let rest = self.source.split_off(finished);
             self.draw()?;
-            self.out.write_all(b"\n\n")?;
+            self.out.write_all(gap.as_bytes())?;
             self.shown.clear();
             self.source = rest;
         }
@@ -41,10 +55,13 @@ impl<W: Write> Markdown<W> {
         self.out.flush()
     }
 
-    /// Ends the text and its last line.
-    pub(crate) fn finish(&mut self) -> Result<()> {
-        if !self.shown.is_empty() {
-            self.out.write_all(b"\n")?;
+    /// Ends the text and its last line. If a person `interrupted`, the terminal has written `^C` into that line.
+    pub(crate) fn finish(&mut self, interrupted: bool) -> Result<()> {
+        if let Some(last) = self.shown.last() {
+            let again = if interrupted { format!("\r\x1b[J{last}") } else { String::new() };
+            // Plain text may just have ended its last line itself.
+            let end = if last.is_empty() { "" } else { "\n" };
+            write!(self.out, "{again}{end}")?;
         }
         self.source.clear();
         self.shown.clear();
@@ -54,7 +71,10 @@ impl<W: Write> Markdown<W> {
     fn draw(&mut self) -> Result<()> {
         let (columns, rows) = (self.size)();
         // The last column stays free: terminals disagree on where the cursor is after writing there.
-        let lines = render::render(&self.source, columns - 1, self.styled);
+        let lines = match self.mode {
+            Mode::Markdown => render::render(&self.source, columns - 1, self.styled),
+            Mode::Plain => render::plain(&self.source, columns - 1),
+        };
         if lines.is_empty() {
             return Ok(());
         }
@@ -133,13 +153,17 @@ mod tests {
     }
 
     fn drawn(text: &str, piece: usize, size: fn() -> (usize, usize)) -> Vec<String> {
+        drawn_as(Mode::Markdown, text, piece, size)
+    }
+
+    fn drawn_as(mode: Mode, text: &str, piece: usize, size: fn() -> (usize, usize)) -> Vec<String> {
         let mut out = Vec::new();
-        let mut markdown = Markdown::new(&mut out, size, true);
+        let mut markdown = Drawing::new(&mut out, mode, size, true);
         let chars: Vec<char> = text.chars().collect();
         for piece in chars.chunks(piece) {
             markdown.push(&piece.iter().collect::<String>()).unwrap();
         }
-        markdown.finish().unwrap();
+        markdown.finish(false).unwrap();
         screen(&out)
     }
 
@@ -171,7 +195,8 @@ wrap.
    • inner item
    • another
 
-│ quoted text
+│ quoted
+│ text
 
 ```rust
 fn main() {
@@ -197,6 +222,14 @@ The end.
         let lines = drawn(&text, 4, || (80, 10));
         let expected: Vec<String> = (0..50).map(|i| format!("• item {i}")).collect();
         assert_eq!(lines[..50], expected);
+    }
+
+    #[test]
+    fn plain_text_wraps_at_words() {
+        for piece in [1, 4, 100] {
+            let lines = drawn_as(Mode::Plain, " One *two*\n\nthree four five six", piece, || (12, 10));
+            assert_eq!(lines, [" One *two*", "", "three four", "five six", ""]);
+        }
     }
 
     #[test]

@@ -34,6 +34,13 @@ pub(crate) fn render(source: &str, columns: usize, styled: bool) -> Vec<String> 
     renderer.lines
 }
 
+/// The lines of text that is no markdown.
+pub(crate) fn plain(source: &str, columns: usize) -> Vec<String> {
+    let cells = cells(&source.replace('\t', "    "), Style::default());
+    let lines = if cells.is_empty() { Vec::new() } else { wrap(&cells, columns) };
+    lines.iter().map(|line| paint(line, false)).collect()
+}
+
 /// What stands before the lines of a list item or a quotation: something once, then something else.
 struct Margin {
     once: Option<String>,
@@ -72,8 +79,8 @@ impl Renderer {
             Event::Text(text) if self.code => self.code_lines(&text),
             Event::Text(text) | Event::Html(text) | Event::InlineHtml(text) => self.text(&text, self.style),
             Event::Code(text) => self.text(&text, Style { code: true, ..self.style }),
-            Event::SoftBreak => self.text(" ", self.style),
-            Event::HardBreak => self.text("\n", self.style),
+            // Models end lines where they mean it, as in chats.
+            Event::SoftBreak | Event::HardBreak => self.text("\n", self.style),
             Event::TaskListMarker(done) => self.text(if done { "☑ " } else { "☐ " }, self.style),
             Event::Rule => {
                 self.block();

@@ -19,12 +19,12 @@ pub struct Hf {
     pub(crate) error: Option<Error>,
     /// Rows of the table of positions that stand before that of position 0.
     pub(crate) skip_rows: usize,
-    /// Parts of GGUF names that this configuration changes.
-    pub(crate) renames: Vec<(&'static str, &'static str)>,
     /// What stands before the names of tensors, except the head's.
     pub(crate) prefix: &'static str,
     /// From metadata to configuration.
     pub(crate) back: bool,
+    /// Parts of GGUF names that this configuration changes.
+    pub(crate) renames: Vec<(&'static str, &'static str)>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -78,9 +78,9 @@ impl Hf {
             made,
             error: None,
             skip_rows: 0,
-            renames: vec![],
             prefix: "model.",
             back: false,
+            renames: vec![],
         }
     }
 

@@ -214,14 +214,6 @@ impl Fix {
 }
 
 impl Fix {
-    /// Axis and order of a change of value heads.
-    fn tiling(self, t: &Tensor, heads: Heads) -> (usize, Vec<usize>) {
-        let axis = usize::from(self == Fix::TileColumns);
-        let all = t.shape.get(axis).copied().unwrap_or(0);
-        let values = if self == Fix::TileValues { heads.inner.min(all) } else { all };
-        (axis, order::tiled(all, values, heads))
-    }
-
     /// The shape before the fix. Parts are put together by the caller.
     pub(crate) fn undo_shape(self, mut shape: Shape, heads: Heads) -> Shape {
         match self {
@@ -268,6 +260,14 @@ impl Fix {
                 rebuild(t.dtype, shape, [vec![0; unused], t.data.to_vec()].concat())
             }
         }
+    }
+
+    /// Axis and order of a change of value heads.
+    fn tiling(self, t: &Tensor, heads: Heads) -> (usize, Vec<usize>) {
+        let axis = usize::from(self == Fix::TileColumns);
+        let all = t.shape.get(axis).copied().unwrap_or(0);
+        let values = if self == Fix::TileValues { heads.inner.min(all) } else { all };
+        (axis, order::tiled(all, values, heads))
     }
 }
 
