@@ -33,9 +33,11 @@ fn keys(h: &mut Hf) {
     h.copy_uint("state_size", "ssm.state_size");
     h.copy_uint("conv_kernel", "ssm.conv_kernel");
     let width = h.uint("hidden_size").unwrap_or(0);
-    let inner = h.uint("intermediate_size").or(h.uint("expand").and_then(|n| n.checked_mul(width)));
-    h.set("ssm.inner_size", inner.unwrap_or(0));
-    h.set("ssm.time_step_rank", h.uint("time_step_rank").unwrap_or(width.div_ceil(16)));
+    let inner = h.uint("expand").unwrap_or(2).saturating_mul(width);
+    h.set("ssm.inner_size", inner);
+    h.copy_uint("intermediate_size", "ssm.inner_size");
+    h.set("ssm.time_step_rank", width.div_ceil(16));
+    h.copy_uint("time_step_rank", "ssm.time_step_rank");
 }
 
 /// What Mamba and Mamba-2 share.

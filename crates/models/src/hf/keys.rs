@@ -190,7 +190,7 @@ impl Hf {
         if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
     /// Sets a field on the way back.
-    pub(super) fn field(&mut self, name: &str, value: impl Into<Json>) {
+    pub fn field(&mut self, name: &str, value: impl Into<Json>) {
         if self.back {
             self.config[name] = value.into();
         }
@@ -279,6 +279,10 @@ impl Hf {
     /// Adds a tensor that the folder does not hold but its configuration implies.
     pub fn make(&mut self, name: &str, values: &[f32]) {
         self.made.insert(name.to_owned(), Tensor::from_f32(vec![values.len()], values));
+    }
+    /// Reads back a number that was set.
+    pub fn known_float(&self, key: &str) -> Option<f32> {
+        self.meta.float(&self.key(key))
     }
     /// Reads back an unsigned integer that was set.
     pub fn known(&self, key: &str) -> Option<usize> {

@@ -236,6 +236,8 @@ impl Fix {
     pub(crate) fn undo(self, t: Tensor, heads: Heads) -> Result<Tensor, Error> {
         let shape = self.undo_shape(t.shape.clone(), heads);
         match self {
+            // Parts of each of a stack do not follow each other.
+            Fix::Part { .. } if t.shape.len() > 2 => Err(Error::Layout(PARTED.into())),
             Fix::None | Fix::Part { .. } => Ok(t),
             Fix::Squeeze => rebuild(t.dtype, shape, t.data.to_vec()),
             Fix::InterleaveQ => rows(t, heads.query, |i, half| 2 * (i % half) + i / half),
@@ -250,7 +252,7 @@ impl Fix {
             }
             Fix::Then(all) => all.iter().rev().try_fold(t, |t, f| f.undo(t, heads)),
             Fix::Every { .. } | Fix::KeysOfKvB | Fix::ValuesOfKvB | Fix::QkvOfGroups | Fix::GatesOfGroups => {
-                Err(Error::Layout("one of several tensors that were one".into()))
+                Err(Error::Layout(PARTED.into()))
             }
             Fix::QkvByHead => regroup(t, 3, heads.query),
             Fix::SkipRows => {
@@ -268,6 +270,9 @@ impl Fix {
         (axis, order::tiled(all, values, heads))
     }
 }
+
+/// Why a tensor has no way back by itself.
+const PARTED: &str = "several tensors that were one in the folder cannot be put together yet";
 
 /// Rows in `outer` groups of `inner` equal runs become `inner` groups of `outer` runs.
 fn regroup(t: Tensor, outer: usize, inner: usize) -> Result<Tensor, Error> {
