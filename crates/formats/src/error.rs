@@ -1,5 +1,5 @@
 use std::{
-    fmt::Display,
+    fmt::{self, Display, Write},
     path::{Path, PathBuf},
 };
 
@@ -70,6 +70,24 @@ pub(crate) const DAMAGED: &str = "the file is damaged or was made wrongly: fetch
 /// The hint for bytes that stop too early.
 pub(crate) const TRUNCATED: &str = "the file is incomplete: fetch it again";
 
+/// The start of a text: what files hold may be of any length, and a message is for reading.
+fn short(text: impl Display) -> String {
+    struct Short(String);
+    impl Write for Short {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            let room = 200 - self.0.len();
+            let end = s.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|&end| end <= room).last();
+            self.0.push_str(&s[..end.unwrap_or(0)]);
+            if s.len() <= room { Ok(()) } else { Err(fmt::Error) }
+        }
+    }
+    let mut out = Short(String::new());
+    if write!(out, "{text}").is_err() {
+        out.0.push('…');
+    }
+    out.0
+}
+
 impl Error {
     pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> Error {
         move |source| Error::Io { path: path.into(), source }
@@ -84,9 +102,9 @@ impl Error {
     ) -> Error {
         Error::Malformed {
             path: path.into(),
-            field: field.to_string(),
-            expected: expected.to_string(),
-            found: found.to_string(),
+            field: short(field),
+            expected: short(expected),
+            found: short(found),
             hint,
         }
     }
@@ -100,19 +118,14 @@ impl Error {
     ) -> Error {
         Error::Unsupported {
             path: path.into(),
-            field: field.to_string(),
-            expected: expected.to_string(),
-            found: found.to_string(),
+            field: short(field),
+            expected: short(expected),
+            found: short(found),
             hint,
         }
     }
 
     pub(crate) fn unwritable(path: &Path, field: impl Display, expected: impl Display, found: impl Display) -> Error {
-        Error::Unwritable {
-            path: path.into(),
-            field: field.to_string(),
-            expected: expected.to_string(),
-            found: found.to_string(),
-        }
+        Error::Unwritable { path: path.into(), field: short(field), expected: short(expected), found: short(found) }
     }
 }

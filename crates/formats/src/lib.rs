@@ -10,16 +10,20 @@
 //! Files come from anywhere: every count, length and offset is held against the bytes that are there before it is
 //! believed, and what is wrong comes back as an [`Error`] that names it.
 
+pub mod codec;
 mod cursor;
 mod error;
 pub mod gguf;
 pub mod json;
+pub mod llama2c;
 pub mod meta;
 pub mod safetensors;
 mod source;
+mod staged;
 
 pub use error::Error;
 pub use gguf::Gguf;
+pub use llama2c::Llama2c;
 pub use meta::{Array, Metadata, Value};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, WeightSource};

@@ -1,5 +1,7 @@
 //! What the tests of several rooms share: where real data lies, tiny models, the operation suite, fuzz bodies.
 
+pub mod fuzz;
+
 use std::path::{Path, PathBuf};
 
 /// The folder of real weights and vocabularies: `$ALLOD_TEST_DATA`, else `../shared/data` beside the project.

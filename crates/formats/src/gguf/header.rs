@@ -19,13 +19,15 @@ pub(super) const NAME_LIMIT: usize = 63;
 /// GGML knows no more axes.
 pub(super) const AXES_LIMIT: usize = 4;
 
+/// Types, shapes and where in the file the bytes lie, by name.
+type Tensors = IndexMap<String, (TensorInfo, Range<usize>)>;
+
 /// What one file says before its tensors' bytes.
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) alignment: usize,
     pub(super) metadata: Metadata,
-    /// Types, shapes and where in the file the bytes lie.
-    pub(super) tensors: IndexMap<String, (TensorInfo, Range<usize>)>,
+    pub(super) tensors: Tensors,
     /// Whether the end of the file is padded to the alignment as every tensor's start is. Both kinds exist.
     pub(super) padded_end: bool,
 }
@@ -64,6 +66,7 @@ fn read_version(c: &mut Cursor) -> Result<u32, Error> {
     let refuse = |found: String, hint| Err(Error::unsupported(c.path, "version", "2 or 3", found, hint));
     match version {
         2 | 3 => Ok(version),
+        0 => refuse("0".into(), DAMAGED),
         1 => refuse("1".into(), "convert the original model again: version 1 was in use for a few weeks of 2023"),
         v if v & 0xffff == 0 => refuse(
             format!("{v:#010x}, which is {} with its bytes swapped: a big-endian file", v.swap_bytes()),
@@ -176,7 +179,7 @@ fn lay_out(
     file_end: usize,
     alignment: usize,
     entries: Vec<Entry>,
-) -> Result<(IndexMap<String, (TensorInfo, Range<usize>)>, bool), Error> {
+) -> Result<(Tensors, bool), Error> {
     let too_long = |field: &str| {
         let expected = "tensors that end before 2^63";
         Error::malformed(path, field, expected, "a sum of sizes beyond it", DAMAGED)

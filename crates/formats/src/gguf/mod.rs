@@ -6,8 +6,10 @@
 mod header;
 mod split;
 mod value;
+mod write;
 
 pub use split::{parse_path, part_path};
+pub use write::{Layout, Split, Writer, save};
 
 use crate::{Error, Metadata, TensorInfo, WeightSource};
 use allod_tensor::{Bytes, Tensor};

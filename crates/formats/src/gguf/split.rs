@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub(super) const NO: &str = "split.no";
 pub(super) const COUNT: &str = "split.count";
 pub(super) const TENSORS: &str = "split.tensors.count";
+/// The keys are 16 bits wide.
+pub(super) const MOST: usize = u16::MAX as usize;
 
 /// The path of part `no`, counted from 0, of `count`.
 pub fn part_path(folder: &Path, prefix: &str, no: usize, count: usize) -> PathBuf {
@@ -30,7 +32,7 @@ pub fn parse_path(path: &Path) -> Option<(PathBuf, String, usize, usize)> {
 pub(super) fn declared(path: &Path, metadata: &Metadata) -> Result<usize, Error> {
     let Some(value) = metadata.get(COUNT) else { return Ok(1) };
     match value.as_u64() {
-        Some(n @ 0..=65535) => Ok(n.max(1) as usize),
+        Some(n) if n <= MOST as u64 => Ok(n.max(1) as usize),
         _ => Err(Error::malformed(path, format!("key {COUNT:?}"), "a number of files", format!("{value:?}"), DAMAGED)),
     }
 }

@@ -80,7 +80,7 @@ fn read_metadata(path: &Path, value: Value) -> Result<IndexMap<String, String>, 
         .into_iter()
         .map(|(key, value)| match value {
             Value::String(s) => Ok((key, s)),
-            other => Err(refuse(format!("{METADATA}.{key}"), &other)),
+            other => Err(refuse(format!("{METADATA} {key:?}"), &other)),
         })
         .collect()
 }

@@ -5,9 +5,11 @@
 
 mod dtype;
 mod header;
+mod write;
 
 pub use dtype::Dtype;
 pub use header::Entry;
+pub use write::Writer;
 
 use crate::{
     Error,
@@ -103,7 +105,7 @@ impl Safetensors {
         };
         let mut opened: IndexMap<&str, (usize, IndexMap<String, Entry>)> = IndexMap::new();
         for (name, file) in map {
-            let field = format!("weight_map.{name}");
+            let field = format!("weight_map {name:?}");
             let Some(file) = file.as_str().filter(|f| is_plain_name(f)) else {
                 let expected = "the name of a file in the same folder";
                 let hint = "do not trust this model: its index points outside its folder";
