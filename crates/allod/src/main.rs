@@ -1,1 +1,36 @@
-fn main() {}
+//! `allod`: the command line over the rooms. It parses what was asked, hands it to a command, and says what went
+//! wrong. Answers go to stdout; everything else goes to stderr.
+
+mod answer;
+mod chat;
+mod cli;
+mod commands;
+mod failure;
+mod interrupt;
+mod load;
+mod markdown;
+mod printer;
+mod reasoning;
+mod repl;
+mod sampling;
+mod template;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    interrupt::install();
+    let done = match cli.command {
+        cli::Command::Run(args) => commands::run::run(*args),
+        cli::Command::Inspect(args) => commands::inspect::run(&args),
+        cli::Command::Tokenize(args) => commands::tokenize::run(&args),
+        cli::Command::Logits(args) => commands::logits::run(&args),
+        cli::Command::Bench(args) => commands::bench::run(&args),
+        cli::Command::Completions(args) => commands::completions::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -1,1 +1,233 @@
-//! Executing a plan on the CPU.
+//! Plans on the CPU. A plan and its weights enter [`Cpu::new`]; steps enter [`Backend::run`] and leave as rows of
+//! numbers. Keys, values and recurrent states live here; whoever schedules deals in page and slot numbers only.
+#![deny(missing_docs)]
+
+mod arena;
+mod experts;
+mod recurrent;
+mod run;
+mod sequences;
+mod weights;
+
+pub use allod_kernels::{
+    attention::{KvError, KvType},
+    isa::Isa,
+    pool::Pool,
+};
+pub use weights::PrepareError;
+
+use allod_formats::WeightSource;
+use allod_kernels::{attention::KvCache, linear};
+use allod_plan::{Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
+use std::{ops::Range, sync::Arc};
+use weights::Prepared;
+
+/// What a [`Cpu`] is built for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Instruction set; the best one by default.
+    pub isa: Isa,
+    /// Most rows in one step.
+    pub rows: usize,
+    /// Most rows whose results are wanted in one step.
+    pub outputs: usize,
+    /// Most sequences in one step; also the slots for recurrent state.
+    pub sequences: usize,
+    /// Positions that a sequence may have.
+    pub context: usize,
+    /// Pages in the pool. By default as many as one sequence of `context` positions needs.
+    pub pages: Option<usize>,
+    /// Type of cached keys and values. By default F32 where every matrix is F32, so that nothing is rounded that was
+    /// not, else F16.
+    pub cache_type: Option<KvType>,
+    /// Names of values to keep readable after a step (see [`Cpu::tap`]).
+    pub taps: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            isa: Isa::best(),
+            rows: 512,
+            outputs: 1,
+            sequences: 1,
+            context: 4096,
+            pages: None,
+            cache_type: None,
+            taps: vec![],
+        }
+    }
+}
+
+/// A model prepared for this machine's CPU.
+pub struct Cpu {
+    plan: Arc<Plan>,
+    causal: bool,
+    pool: Arc<Pool>,
+    isa: Isa,
+    capacity: Capacity,
+    limits: RowLimits,
+    weights: Vec<Prepared>,
+    layout: Arena,
+    arena: Vec<f32>,
+    caches: Vec<KvCache>,
+    /// For each recurrent state of the plan: slots × elements.
+    states: Vec<Vec<f32>>,
+    scratch: Scratch,
+    taps: Vec<(String, Value)>,
+    last: RowLimits,
+}
+
+/// Buffers of a step that are not values of the plan.
+#[derive(Default)]
+struct Scratch {
+    positions: Vec<u32>,
+    /// Cosines and sines for each distinct table of frequencies.
+    rope: Vec<(allod_plan::Constants, f32, Vec<f32>)>,
+    linear: linear::Scratch,
+    routes: linear::Routes,
+}
+
+impl Cpu {
+    /// Prepares `plan` with the weights of `source`.
+    ///
+    /// # Errors
+    /// Tensors that cannot be read or are of a type that their operation cannot use; taps that name nothing.
+    pub fn new(
+        plan: &Plan,
+        source: &dyn WeightSource,
+        pool: Arc<Pool>,
+        options: &Options,
+    ) -> Result<Cpu, PrepareError> {
+        let taps = options.taps.iter().map(|name| match plan.named(name) {
+            Some(v) => Ok((name.clone(), v)),
+            None => Err(PrepareError::NoValue(name.clone())),
+        });
+        let taps = taps.collect::<Result<Vec<_>, _>>()?;
+        let limits = RowLimits { tokens: options.rows, outputs: options.outputs, sequences: options.sequences };
+        let keep: Vec<Value> = taps.iter().map(|t| t.1).collect();
+        let layout = Arena::new(plan, limits, &keep);
+        let pages = options.pages.unwrap_or(options.context.div_ceil(PAGE));
+        let weights = weights::prepare(plan, source, &pool)?;
+        let exact = weights.iter().all(Prepared::is_f32);
+        let cache_type = options.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
+        let caches = plan.caches().iter().map(|c| sequences::cache(c, cache_type, pages));
+        Ok(Cpu {
+            weights,
+            caches: caches.collect::<Result<_, _>>()?,
+            states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
+            arena: vec![0.0; layout.len()],
+            scratch: Scratch::new(plan, limits),
+            capacity: Capacity {
+                width: plan.result_width(),
+                rows: options.rows,
+                pages,
+                states: options.sequences,
+                context: options.context,
+            },
+            isa: options.isa,
+            causal: plan.is_causal(),
+            plan: Arc::new(plan.clone()),
+            pool,
+            limits,
+            layout,
+            taps,
+            last: RowLimits { tokens: 0, outputs: 0, sequences: 0 },
+        })
+    }
+
+    /// The plan it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The value called `name` after the last step, `[rows × width]`, if it was asked for in [`Options::taps`].
+    pub fn tap(&self, name: &str) -> Option<&[f32]> {
+        let v = self.taps.iter().find(|t| t.0 == name)?.1;
+        Some(&self.arena[self.range(v, self.last)])
+    }
+
+    /// Bytes held: weights, caches and states, buffers.
+    pub fn bytes(&self) -> [usize; 3] {
+        let weights = self.weights.iter().map(Prepared::bytes).sum();
+        let states = self.states.iter().map(|s| s.len() * 4).sum::<usize>();
+        let caches = self.caches.iter().filter_map(|c| Some(c.layout().page_bytes()? * c.pages())).sum::<usize>();
+        [weights, caches + states, self.arena.len() * 4]
+    }
+
+    fn ranges<const N: usize>(&self, values: [Value; N]) -> [Range<usize>; N] {
+        values.map(|v| self.range(v, self.last))
+    }
+
+    fn range(&self, v: Value, rows: RowLimits) -> Range<usize> {
+        let info = self.plan.value(v);
+        let start = self.layout.offset(v);
+        start..start + rows.of(info.rows) * info.width
+    }
+}
+
+impl Backend for Cpu {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
+        sequences::check(step, &self.capacity, self.limits, self.vocabulary())?;
+        if !self.states.is_empty() {
+            sequences::check_states(step)?;
+        }
+        if let Some(s) = step.sequences.iter().find(|s| s.start != 0 && !self.causal) {
+            let what = format!("rows see what comes after them, so position {} cannot come by itself", s.start);
+            return Err(StepError::Inconsistent(what));
+        }
+        self.last =
+            RowLimits { tokens: step.tokens.len(), outputs: step.outputs.len(), sequences: step.sequences.len() };
+        if step.tokens.is_empty() {
+            return Ok(&[]);
+        }
+        self.prepare_step(step);
+        let plan = Arc::clone(&self.plan);
+        for node in plan.nodes() {
+            self.node(node, step)?;
+        }
+        match self.plan.result() {
+            Some(v) => Ok(&self.arena[self.range(v, self.last)]),
+            None => Ok(&[]),
+        }
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) {
+        for c in &mut self.caches {
+            c.copy_page(from, to);
+        }
+    }
+
+    fn copy_state(&mut self, from: u32, to: u32) {
+        for s in &mut self.states {
+            let n = s.len() / self.capacity.states;
+            s.copy_within(from as usize * n..(from as usize + 1) * n, to as usize * n);
+        }
+    }
+
+    fn clear_state(&mut self, slot: u32) {
+        for s in &mut self.states {
+            let n = s.len() / self.capacity.states;
+            s[slot as usize * n..(slot as usize + 1) * n].fill(0.0);
+        }
+    }
+}
+
+impl Scratch {
+    fn new(plan: &Plan, limits: RowLimits) -> Scratch {
+        let mut s = Scratch { positions: Vec::with_capacity(limits.tokens), ..Scratch::default() };
+        for n in plan.nodes() {
+            if let Op::Rope(r) = &n.op
+                && !s.rope.iter().any(|t| t.0 == r.frequencies && t.1 == r.magnitude)
+            {
+                let table = vec![0.0; limits.tokens * 2 * r.frequencies.len()];
+                s.rope.push((r.frequencies.clone(), r.magnitude, table));
+            }
+        }
+        s
+    }
+}

@@ -1,1 +1,63 @@
-//! Sequences and sampling: token ids in, token ids out.
+//! Sequences and sampling: token ids in, token ids out. Synchronous, and it knows no strings.
+//!
+//! A [`Request`] enters a [`Session`]; [`Event`]s leave it. Below them, [`Sequence`]s hold pages of a [`PagePool`] and
+//! [`forward`] runs rows of any number of them in one [`allod_plan::Step`]; a [`Sampler`] turns a row of logits into
+//! the next token.
+#![deny(missing_docs)]
+
+mod pages;
+pub mod sampler;
+mod sequence;
+mod session;
+mod stop;
+
+pub use pages::PagePool;
+pub use sampler::{ParamError, SampleError, Sampler, SamplingParams, Stage, Token};
+pub use sequence::{Outputs, Rows, Sequence, forward};
+pub use session::{Cancel, Event, Finish, Generation, Request, Session, Stats};
+pub use stop::StopStrings;
+
+/// Why a request ended without an answer. Other requests are not touched by it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// There is nothing to continue.
+    #[error("the prompt is empty: there is no token to continue")]
+    EmptyPrompt,
+    /// The prompt alone fills the context, so that no token could follow. Nothing is cut silently.
+    #[error("the prompt has {tokens} tokens; the context holds {context}, of which one must stay free for the answer")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {id} at position {position} is outside the vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The token.
+        id: u32,
+        /// Where it stands.
+        position: usize,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// All pages of the key-value cache are taken.
+    #[error("the key-value cache is full: {wanted} more pages are needed, {free} of {total} are free")]
+    NoPages {
+        /// Pages that were asked for.
+        wanted: usize,
+        /// Pages that are free.
+        free: usize,
+        /// Pages of the pool.
+        total: usize,
+    },
+    /// The request's sampling parameters.
+    #[error(transparent)]
+    Params(#[from] ParamError),
+    /// The model's logits.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The backend refused the step.
+    #[error("the backend refused a step: {0}")]
+    Step(#[from] allod_plan::StepError),
+}

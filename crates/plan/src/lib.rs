@@ -1,1 +1,18 @@
-//! A model as a recorded program over rows: operations, shapes, memory plan, digest.
+//! A model as a program over rows, recorded once: its operations, shapes, memory and digest; and the [`Backend`] that
+//! runs it one [`Step`] at a time.
+//!
+//! A [`Scope`] over a source of weights enters an architecture's `forward` and leaves as a [`Plan`].
+#![deny(missing_docs)]
+
+mod fuse;
+mod memory;
+mod op;
+mod plan;
+mod scope;
+mod step;
+
+pub use memory::{Arena, Estimate, RowLimits};
+pub use op::*;
+pub use plan::{Cache, CacheInfo, Node, Param, ParamInfo, Plan, Rows, State, Value, ValueInfo};
+pub use scope::{RecordError, Scope, record};
+pub use step::{Backend, Capacity, PAGE, SeqRows, Step, StepError};

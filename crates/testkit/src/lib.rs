@@ -1,6 +1,11 @@
 //! What the tests of several rooms share: where real data lies, tiny models, the operation suite, fuzz bodies.
 
 pub mod fuzz;
+mod memory;
+pub mod reference;
+pub mod suite;
+
+pub use memory::Memory;
 
 use std::path::{Path, PathBuf};
 

@@ -13,7 +13,12 @@ mod ternary;
 
 pub use float::f16_to_f32;
 
-use allod_tensor::DType;
+/// What the codes of the IQ types stand for, for those who choose codes.
+pub mod codebook {
+    pub use super::iq::{DELTA, IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4};
+}
+
+use allod_tensor::{DType, Tensor};
 
 /// What the codec refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +110,16 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> 
         DType::NVFP4 => blocks(bytes, out, micro::nvfp4),
     }
     Ok(())
+}
+
+/// All values of a tensor.
+///
+/// # Errors
+/// [`Error::Size`] when the tensor's bytes do not fit its shape.
+pub fn to_f32(t: &Tensor) -> Result<Vec<f32>, Error> {
+    let mut out = vec![0.0; t.len()];
+    decode(t.dtype, &t.data, &mut out)?;
+    Ok(out)
 }
 
 /// Encodes whole blocks and appends the bytes.

@@ -1,0 +1,116 @@
+//! From a path to a model that runs.
+
+use crate::failure::Failure;
+use crate::printer::Progress;
+use allod_cpu::{Cpu, Options, Pool};
+use allod_formats::{Gguf, WeightSource};
+use allod_models::Model;
+use allod_tensor::Bytes;
+use allod_text::Tokenizer;
+use anyhow::{Context, Result};
+use clap::Args;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+/// The name that stands for the built-in model.
+pub(crate) const DEFAULT: &str = "default";
+static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
+
+/// Positions of the context where nobody says otherwise: the model's own, up to this many.
+const CONTEXT: usize = 8192;
+/// Rows of a prompt that run at once.
+pub(crate) const ROWS: usize = 512;
+/// States kept for recurrent models: the conversation's and three checkpoints.
+const STATES: usize = 4;
+
+/// How a model is run on this machine.
+#[derive(Args, Clone)]
+pub(crate) struct MachineArgs {
+    /// Tokens of prompt and answer together [default: what the model was trained for, up to 8192]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) ctx: Option<usize>,
+    /// Threads to compute with [default: all cores]; the answer does not depend on it
+    #[arg(long, short, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// The weights and metadata that a path names, not yet read as a network.
+pub(crate) fn source(path: &Path) -> Result<Box<dyn WeightSource>> {
+    if path == Path::new(DEFAULT) {
+        return Ok(Box::new(Gguf::from_bytes(Bytes::from(STORIES), "allod-stories.gguf")?));
+    }
+    if !path.exists() {
+        let hint = "give a .gguf file, a folder of safetensors or a llama2.c .bin; `allod run default 'PROMPT'` asks \
+                    the model that is built in";
+        return Err(Failure::new(format!("there is no {}", path.display()), hint).into());
+    }
+    Ok(allod_models::open_source(path)?)
+}
+
+/// The tokenizer that belongs to a model, if it has one.
+pub(crate) fn tokenizer(path: &Path, source: &dyn WeightSource) -> Result<Option<Tokenizer>> {
+    if source.metadata().str("tokenizer.ggml.model").is_some() {
+        return Ok(Some(Tokenizer::from_gguf(source.metadata()).context("the model's tokenizer")?));
+    }
+    let single = path.extension().is_some_and(|e| e == "safetensors");
+    let folder = match path.parent().filter(|_| single) {
+        Some(folder) => folder,
+        None if path.is_dir() => path,
+        None => return Ok(None),
+    };
+    match Tokenizer::from_folder(folder) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(allod_text::tokenizer::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error).context("the model's tokenizer"),
+    }
+}
+
+/// The model's tokenizer, or an error that says that it has none.
+pub(crate) fn needed(tokenizer: Option<Tokenizer>, path: &Path) -> Result<Tokenizer> {
+    tokenizer.ok_or_else(|| {
+        let hint = "use a model that brings its tokenizer: a GGUF file, or a folder with tokenizer.json; \
+                    `allod logits` works on token ids alone";
+        Failure::new(format!("{} has no tokenizer", path.display()), hint).into()
+    })
+}
+
+/// Records the plan of a source for a context.
+pub(crate) fn model(source: Box<dyn WeightSource>, ctx: Option<usize>) -> Result<(Model, usize)> {
+    let meta = source.metadata();
+    let arch = meta.str("general.architecture").unwrap_or_default();
+    let trained = meta.uint(&format!("{arch}.context_length")).and_then(|n| usize::try_from(n).ok());
+    let context = ctx.unwrap_or_else(|| trained.unwrap_or(CONTEXT).min(CONTEXT));
+    if context == 0 || context > u32::MAX as usize {
+        return Err(
+            Failure::new(format!("--ctx {context} is no context"), "give a number of tokens, such as 4096").into()
+        );
+    }
+    Ok((allod_models::model(source, Some(context))?, context))
+}
+
+/// The threads asked for, or one for each core.
+pub(crate) fn threads(asked: Option<usize>) -> usize {
+    asked.filter(|&n| n > 0).unwrap_or_else(|| available_parallelism().map_or(1, Into::into))
+}
+
+/// Prepares a model for this machine's CPU.
+pub(crate) fn prepare(model: &Model, threads: usize, options: &Options) -> Result<Cpu> {
+    let mut progress = Progress::default();
+    progress.show("preparing the model …");
+    let pool = Arc::new(Pool::new(threads));
+    Ok(Cpu::new(&model.plan, &*model.source, pool, options)?)
+}
+
+/// Whether the model carries state from token to token.
+pub(crate) fn recurrent(model: &Model) -> bool {
+    !model.plan.states().is_empty()
+}
+
+/// A conversation over a model.
+pub(crate) fn session(model: &Model, context: usize, machine: &MachineArgs) -> Result<allod_engine::Session> {
+    let sequences = if recurrent(model) { STATES } else { 1 };
+    let options = Options { rows: ROWS.min(context), context, sequences, ..Options::default() };
+    let cpu = prepare(model, threads(machine.threads), &options)?;
+    Ok(allod_engine::Session::new(Box::new(cpu), recurrent(model)))
+}

@@ -1,0 +1,349 @@
+//! One operation after the other: each takes its values from the arena and hands them to a kernel.
+
+use crate::{Cpu, arena::views, weights::Prepared};
+use allod_kernels::{act, attention, elementwise, isa::Isa, linear, math, norm, pool::Pool, rope, rows::for_rows};
+use allod_plan::{
+    Act, Attend, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param, Pool as Pooling, Rope, RopeStyle, Step,
+    StepError, Value,
+};
+use std::ops::Range;
+
+impl Cpu {
+    pub(crate) fn vocabulary(&self) -> usize {
+        let table = self.plan.nodes().iter().find_map(|n| match n.op {
+            Op::Embed { table } => self.plan.param(table).shape.first().copied(),
+            _ => None,
+        });
+        table.unwrap_or(usize::MAX)
+    }
+
+    /// Fills what all operations of a step share: positions, rotary angles.
+    pub(crate) fn prepare_step(&mut self, step: &Step<'_>) {
+        let positions = &mut self.scratch.positions;
+        positions.clear();
+        for s in step.sequences {
+            positions.extend(s.start..s.start + s.rows.len() as u32);
+        }
+        for (frequencies, magnitude, table) in &mut self.scratch.rope {
+            rope::angles(self.isa, positions, frequencies, *magnitude, table);
+        }
+    }
+
+    pub(crate) fn node(&mut self, n: &Node, step: &Step<'_>) -> Result<(), StepError> {
+        let (ins, outs) = (&n.inputs, &n.outputs);
+        let (first, out) = (ins.first().copied(), outs[0]);
+        match (&n.op, first) {
+            (Op::Embed { table }, _) => self.embed(*table, out, |t, _| step.tokens[t] as usize),
+            (Op::EmbedPositions { table, offset }, _) => self.embed(*table, out, |_, p| p as usize + *offset),
+            (Op::Linear { parts }, Some(x)) => self.linear(parts, x, outs),
+            (Op::HeadLinear { weight }, Some(x)) => self.head_linear(*weight, x, out),
+            (Op::Attend(a), Some(_)) => self.attend(a, ins, out, step),
+            (Op::Route(r), Some(x)) => self.route(r, x, [out, outs[1]]),
+            (Op::Conv1d(c), Some(x)) => self.conv1d(c, x, out, step),
+            (Op::SelectiveScan(s), Some(x)) => self.selective_scan(s, [x, ins[1], ins[2], ins[3]], out, step),
+            (Op::StateSpaceDual(s), Some(x)) => self.state_space_dual(s, [x, ins[1], ins[2], ins[3]], out, step),
+            (Op::DeltaRule(r), Some(q)) => self.delta_rule(r, [q, ins[1], ins[2], ins[3], ins[4]], out, step),
+            (Op::Experts(e), Some(x)) => self.experts(e, [x, ins[1], ins[2]], outs),
+            (Op::GatherOutputs, Some(x)) => self.gather(x, out, step),
+            (Op::Pool(p), Some(x)) => self.pool_rows(*p, x, out, step),
+            (Op::Concat { groups }, _) => self.concat(*groups, ins, out),
+            (Op::Glu(a), Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, _| glu(isa, *a, x, y, o)),
+            (Op::Add, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, _| {
+                o.copy_from_slice(x);
+                elementwise::add(isa, o, y);
+            }),
+            (Op::Mul, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, group| {
+                o.copy_from_slice(x);
+                match group {
+                    1 => elementwise::mul(isa, o, y),
+                    _ => elementwise::scale_rows(isa, o, y, group),
+                }
+            }),
+            (Op::GatedNorm { group, eps, weight, order }, Some(x)) => {
+                self.gated_norm((x, ins[1], out), *group, *eps, *weight, *order)
+            }
+            (op, Some(x)) => self.unary(op, x, out),
+            (op, None) => Err(StepError::Inconsistent(format!("{op:?} has no input"))),
+        }
+    }
+
+    pub(crate) fn width(&self, v: Value) -> usize {
+        self.plan.value(v).width
+    }
+
+    fn embed(&mut self, table: Param, out: Value, row: impl Fn(usize, u32) -> usize + Sync) -> Result<(), StepError> {
+        let (width, range) = (self.width(out), self.range(out, self.last));
+        let (weights, positions) = (&self.weights[table.index()], &self.scratch.positions);
+        let rows = self.plan.param(table).shape[0];
+        if let Some(p) = (0..self.last.tokens).map(|t| row(t, positions[t])).find(|&r| r >= rows) {
+            return Err(StepError::Outside { what: "row of an embedding table", found: p, limit: rows });
+        }
+        for_rows(&self.pool, self.last.tokens, width, &mut self.arena[range], |range, out| {
+            for (t, out) in range.zip(out.chunks_exact_mut(width)) {
+                weights.row(row(t, positions[t]), out);
+            }
+        });
+        Ok(())
+    }
+
+    fn linear(&mut self, parts: &[LinearPart], x: Value, outs: &[Value]) -> Result<(), StepError> {
+        let (rows, cols) = (self.last.of(self.plan.value(x).rows), self.width(x));
+        for (parts, outs) in parts.chunks(4).zip(outs.chunks(4)) {
+            let ranges: [Range<usize>; 5] = std::array::from_fn(|i| match i {
+                0 => self.range(x, self.last),
+                _ => outs.get(i - 1).map_or(0..0, |&o| self.range(o, self.last)),
+            });
+            let [x, ys @ ..] = views(&mut self.arena, ranges)?;
+            let mut input = linear::Input::new(&mut self.scratch.linear, x, rows, cols);
+            let products = parts.iter().zip(ys).filter_map(|(p, y)| {
+                let w = matrix(&self.weights, p.weight)?;
+                let bias = p.bias.map(|b| self.weights[b.index()].vector());
+                Some(linear::Product { w, bias, y, stride: w.rows() })
+            });
+            let mut products: Vec<_> = products.collect();
+            linear::linear(&self.pool, self.isa, &mut input, &mut products);
+        }
+        Ok(())
+    }
+
+    /// Every head is an expert that its own part of each row goes to.
+    fn head_linear(&mut self, weight: Param, x: Value, out: Value) -> Result<(), StepError> {
+        let (rows, cols) = (self.last.of(self.plan.value(x).rows), self.width(x));
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
+        let Some(w) = matrix(&self.weights, weight) else { return Ok(()) };
+        let heads = w.experts();
+        let chosen: Vec<u32> = (0..rows * heads).map(|i| (i % heads) as u32).collect();
+        self.scratch.routes.fill(&chosen, 1, heads);
+        let mut input = linear::Input::new(&mut self.scratch.linear, x, rows * heads, cols / heads);
+        let product = linear::Product { w, bias: None, y, stride: w.rows() };
+        linear::experts(&self.pool, self.isa, &mut input, linear::From::Slot, &self.scratch.routes, &mut [product]);
+        Ok(())
+    }
+
+    fn unary(&mut self, op: &Op, x: Value, out: Value) -> Result<(), StepError> {
+        let (rows, win, wout) = (self.last.of(self.plan.value(x).rows), self.width(x), self.width(out));
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
+        let x = &*x;
+        let (isa, weights, scratch) = (self.isa, &self.weights, &self.scratch);
+        for_rows(&self.pool, rows, wout, y, |range, y| {
+            let x = &x[range.start * win..range.end * win];
+            match op {
+                Op::Norm(n) => normalize(isa, n, weights, x, y),
+                Op::Rope(r) => rotate(isa, r, scratch, range, x, y),
+                Op::Columns { group, start, width } => {
+                    let from = x.chunks_exact(*group).map(|g| &g[*start..start + width]);
+                    y.chunks_exact_mut(*width).zip(from).for_each(|(y, x)| y.copy_from_slice(x));
+                }
+                _ => {
+                    y.copy_from_slice(x);
+                    in_place(isa, op, weights, &scratch.positions, range, y);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn binary(
+        &mut self,
+        a: Value,
+        b: Value,
+        out: Value,
+        f: impl Fn(Isa, &[f32], &[f32], &mut [f32], usize) + Sync,
+    ) -> Result<(), StepError> {
+        let (rows, wa, wb) = (self.last.of(self.plan.value(a).rows), self.width(a), self.width(b));
+        let isa = self.isa;
+        let run = |pool: &Pool, x: &[f32], z: &[f32], y: &mut [f32]| {
+            for_rows(pool, rows, wa, y, |r, y| {
+                f(isa, &x[r.start * wa..r.end * wa], &z[r.start * wb..r.end * wb], y, wa / wb);
+            });
+        };
+        let (ra, rb, ro) = (self.range(a, self.last), self.range(b, self.last), self.range(out, self.last));
+        if a == b {
+            let [x, y] = views(&mut self.arena, [ra, ro])?;
+            run(&self.pool, x, x, y);
+        } else {
+            let [x, z, y] = views(&mut self.arena, [ra, rb, ro])?;
+            run(&self.pool, x, z, y);
+        }
+        Ok(())
+    }
+
+    fn gated_norm(
+        &mut self,
+        (x, z, out): (Value, Value, Value),
+        group: usize,
+        eps: f32,
+        weight: Param,
+        order: GateOrder,
+    ) -> Result<(), StepError> {
+        let w = std::mem::replace(&mut self.weights[weight.index()], Prepared::Vector(vec![]));
+        let done = self.binary(x, z, out, |isa, x, z, y, _| {
+            let gate = match order {
+                GateOrder::GateThenNorm => norm::Gate::Before(z),
+                GateOrder::NormThenGate => norm::Gate::After(z),
+            };
+            norm::rms_norm_gated(isa, x, Some(w.vector()), gate, eps, group, y);
+        });
+        self.weights[weight.index()] = w;
+        done
+    }
+
+    fn attend(&mut self, a: &Attend, ins: &[Value], out: Value, step: &Step<'_>) -> Result<(), StepError> {
+        let info = self.plan.caches()[a.cache.index()];
+        let ranges: [Range<usize>; 4] = std::array::from_fn(|i| match i {
+            0 => self.range(out, self.last),
+            _ => ins.get(i - 1).map_or(0..0, |&v| self.range(v, self.last)),
+        });
+        let [y, q, k, v] = views(&mut self.arena, ranges)?;
+        let sequences = step.sequences.iter();
+        let sequences = sequences.map(|s| attention::SeqRows { rows: s.rows.clone(), start: s.start, pages: s.pages });
+        let sequences: Vec<_> = sequences.collect();
+        let cache = &mut self.caches[a.cache.index()];
+        if ins.len() > 1 {
+            cache.write(&self.pool, self.isa, k, v, &sequences);
+        }
+        let (window, chunk, causal) = match a.mask {
+            Mask::Causal => (None, None, true),
+            Mask::Window(n) => (Some(n as u32), None, true),
+            Mask::Chunk(n) => (None, Some(n as u32), true),
+            Mask::Full => (None, None, false),
+            Mask::Local(n) => (Some(n as u32), None, false),
+        };
+        let params = attention::AttendParams {
+            heads: a.heads,
+            scale: a.scale,
+            softcap: a.softcap,
+            window,
+            chunk,
+            causal,
+            sinks: a.sinks.map(|p| self.weights[p.index()].vector()),
+            alibi: a.alibi.as_deref(),
+            v_prefix: info.value_in_key.then_some(info.value_dim),
+        };
+        attention::attend(&self.pool, self.isa, &params, q, cache, &sequences, y);
+        Ok(())
+    }
+
+    fn gather(&mut self, x: Value, out: Value, step: &Step<'_>) -> Result<(), StepError> {
+        let width = self.width(x);
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
+        elementwise::gather(x, width, step.outputs, y);
+        Ok(())
+    }
+
+    fn pool_rows(&mut self, how: Pooling, x: Value, out: Value, step: &Step<'_>) -> Result<(), StepError> {
+        let width = self.width(x);
+        let ranges = self.ranges([x, out]);
+        let [x, y] = views(&mut self.arena, ranges)?;
+        for (s, y) in step.sequences.iter().zip(y.chunks_exact_mut(width)) {
+            let rows = &x[s.rows.start * width..s.rows.end * width];
+            match how {
+                Pooling::First => y.copy_from_slice(&rows[..width]),
+                Pooling::Last => y.copy_from_slice(&rows[rows.len() - width..]),
+                Pooling::Mean => {
+                    y.fill(0.0);
+                    rows.chunks_exact(width).for_each(|r| elementwise::add(self.isa, y, r));
+                    elementwise::scale(self.isa, y, 1.0 / s.rows.len() as f32);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn concat(&mut self, groups: usize, ins: &[Value], out: Value) -> Result<(), StepError> {
+        let whole = self.width(out) / groups;
+        let mut start = 0;
+        for &v in ins {
+            let width = self.width(v) / groups;
+            let ranges = self.ranges([v, out]);
+            let [x, y] = views(&mut self.arena, ranges)?;
+            for (y, x) in y.chunks_exact_mut(whole).zip(x.chunks_exact(width)) {
+                y[start..start + width].copy_from_slice(x);
+            }
+            start += width;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn matrix(weights: &[Prepared], p: Param) -> Option<&linear::Weights> {
+    match &weights[p.index()] {
+        Prepared::Matrix(w) => Some(w),
+        Prepared::Table(_) | Prepared::Vector(_) => None,
+    }
+}
+
+pub(crate) fn activation(a: Act) -> act::Act {
+    match a {
+        Act::Silu => act::Act::Silu,
+        Act::Gelu => act::Act::Gelu,
+        Act::GeluTanh => act::Act::GeluTanh,
+        Act::GeluQuick => act::Act::QuickGelu,
+        Act::Relu => act::Act::Relu,
+        Act::Relu2 => act::Act::Relu2,
+        Act::Sigmoid => act::Act::Sigmoid,
+        Act::Softplus => act::Act::Softplus,
+        Act::Tanh => act::Act::Tanh,
+        Act::ClampedSwiglu { .. } => act::Act::Identity,
+    }
+}
+
+pub(crate) fn glu(isa: Isa, a: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    match a {
+        Act::ClampedSwiglu { alpha, limit } => act::swiglu_clamped(isa, alpha, limit, gate, up, out),
+        a => act::glu(isa, activation(a), gate, up, out),
+    }
+}
+
+fn normalize(isa: Isa, n: &Norm, weights: &[Prepared], x: &[f32], y: &mut [f32]) {
+    let vector = |p: Option<Param>| p.map(|p| weights[p.index()].vector());
+    let (w, b) = (vector(n.weight), vector(n.bias));
+    match n.kind {
+        NormKind::Rms => norm::rms_norm(isa, x, w, n.eps, n.group, y),
+        NormKind::Layer => norm::layer_norm(isa, x, w, b, n.eps, n.group, y),
+        NormKind::L2 => norm::l2_norm(isa, x, n.eps, n.group, y),
+    }
+}
+
+fn rotate(isa: Isa, r: &Rope, scratch: &crate::Scratch, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
+    y.copy_from_slice(x);
+    let dims = 2 * r.frequencies.len();
+    let heads = y.len() / rows.len().max(1) / r.head_dim;
+    let pairing = match r.style {
+        RopeStyle::Half => rope::Pairing::Half,
+        RopeStyle::Interleaved => rope::Pairing::Interleaved,
+    };
+    let table = scratch.rope.iter().find(|t| t.0 == r.frequencies && t.1 == r.magnitude);
+    if let Some((_, _, table)) = table {
+        rope::apply(isa, y, heads, r.head_dim, dims, pairing, &table[rows.start * dims..rows.end * dims]);
+    }
+}
+
+fn in_place(isa: Isa, op: &Op, weights: &[Prepared], positions: &[u32], rows: Range<usize>, y: &mut [f32]) {
+    let width = y.len() / rows.len().max(1);
+    match op {
+        Op::Act(a) => act::activate(isa, activation(*a), y),
+        Op::Scale(k) => elementwise::scale(isa, y, *k),
+        Op::Clamp(limit) => elementwise::clamp(isa, y, -limit, *limit),
+        Op::Softcap(cap) => act::soft_cap(isa, *cap, y),
+        Op::ScaleBy(p) => match weights[p.index()].vector() {
+            [factor] => elementwise::scale(isa, y, *factor),
+            w => elementwise::mul_rows(isa, y, w),
+        },
+        Op::AddRow { table, row } => {
+            let mut bias = vec![0.0; width];
+            weights[table.index()].row(*row, &mut bias);
+            elementwise::add_bias(isa, y, &bias);
+        }
+        Op::PositionScale { floor, scale } => {
+            for (y, &p) in y.chunks_exact_mut(width).zip(&positions[rows]) {
+                let steps = ((p as f32 + 1.0) / floor).floor();
+                elementwise::scale(isa, y, 1.0 + scale * math::ln(1.0 + steps));
+            }
+        }
+        _ => {}
+    }
+}

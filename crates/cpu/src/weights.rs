@@ -1,0 +1,131 @@
+//! Weights in the form that each use wants: packed matrices, plain vectors, tables read row by row.
+
+use allod_formats::{WeightSource, codec};
+use allod_kernels::{conv, linear, pool::Pool};
+use allod_plan::{Op, Param, Plan};
+use allod_tensor::{DType, Tensor};
+
+/// Why weights could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// A tensor could not be read.
+    #[error(transparent)]
+    Source(#[from] allod_formats::Error),
+    /// A tensor's bytes could not be read as numbers.
+    #[error("tensor {name}: {source}")]
+    Decode {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        source: codec::Error,
+    },
+    /// A matrix could not be packed.
+    #[error("tensor {name}: {source}")]
+    Pack {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        source: linear::PackError,
+    },
+    /// Keys and values cannot be cached in the type asked for.
+    #[error(transparent)]
+    Cache(#[from] allod_kernels::attention::KvError),
+    /// A tap that names no value of the plan.
+    #[error("the plan has no value called {0}; `allod inspect --plan` lists them")]
+    NoValue(String),
+}
+
+/// A weight in the form that its use wants.
+pub(crate) enum Prepared {
+    /// Used as a matrix, possibly also row by row.
+    Matrix(linear::Weights),
+    /// Used row by row only.
+    Table(Tensor),
+    /// Used as numbers.
+    Vector(Vec<f32>),
+}
+
+impl Prepared {
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Prepared::Matrix(w) => w.packed_bytes().len(),
+            Prepared::Table(t) => t.data.len(),
+            Prepared::Vector(v) => v.len() * 4,
+        }
+    }
+
+    pub(crate) fn is_f32(&self) -> bool {
+        match self {
+            Prepared::Matrix(w) => w.dtype() == DType::F32,
+            Prepared::Table(t) => t.dtype == DType::F32,
+            Prepared::Vector(_) => true,
+        }
+    }
+
+    /// Row `row` of a matrix or table as numbers.
+    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Prepared::Matrix(w) => w.decode_row(0, row, out),
+            Prepared::Table(t) => {
+                let n = t.row_bytes();
+                let read = codec::decode(t.dtype, &t.data[row * n..(row + 1) * n], out);
+                debug_assert!(read.is_ok(), "the shape was checked when the plan was recorded");
+            }
+            Prepared::Vector(v) => out.copy_from_slice(&v[row * out.len()..(row + 1) * out.len()]),
+        }
+    }
+
+    pub(crate) fn vector(&self) -> &[f32] {
+        match self {
+            Prepared::Vector(v) => v,
+            Prepared::Matrix(_) | Prepared::Table(_) => &[],
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Use {
+    Vector,
+    /// A convolution's taps, the oldest first.
+    Filter,
+    Table,
+    Matrix,
+}
+
+pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Result<Vec<Prepared>, PrepareError> {
+    let mut uses = vec![Use::Vector; plan.params().len()];
+    let mut mark = |p: Param, u: Use| {
+        if u > uses[p.index()] {
+            uses[p.index()] = u;
+        }
+    };
+    for n in plan.nodes() {
+        match &n.op {
+            Op::Embed { table } | Op::EmbedPositions { table, .. } | Op::AddRow { table, .. } => {
+                mark(*table, Use::Table);
+            }
+            Op::Conv1d(c) => mark(c.weight, Use::Filter),
+            Op::Linear { parts } => parts.iter().for_each(|p| mark(p.weight, Use::Matrix)),
+            Op::HeadLinear { weight } => mark(*weight, Use::Matrix),
+            Op::Experts(e) => {
+                e.gate.iter().chain([&e.up, &e.down]).for_each(|p| mark(p.weight, Use::Matrix));
+            }
+            _ => {}
+        }
+    }
+    let one = |(info, u): (&allod_plan::ParamInfo, &Use)| {
+        // Files differ in axes of size 1; the plan says which are meant.
+        let t = Tensor { shape: info.shape.clone(), ..source.tensor(&info.name)? };
+        let numbers = || codec::to_f32(&t).map_err(|source| PrepareError::Decode { name: info.name.clone(), source });
+        Ok(match u {
+            Use::Vector => Prepared::Vector(numbers()?),
+            Use::Filter => Prepared::Vector(conv::taps_first(&numbers()?, t.columns())),
+            Use::Table => Prepared::Table(t),
+            Use::Matrix => {
+                let pack = linear::Weights::pack(&t, pool);
+                Prepared::Matrix(pack.map_err(|source| PrepareError::Pack { name: info.name.clone(), source })?)
+            }
+        })
+    };
+    plan.params().iter().zip(&uses).map(one).collect()
+}

@@ -1,0 +1,348 @@
+//! Where keys and values lie: pages of 16 positions, and in a page, per key-value head, a key plane and a value plane.
+//!
+//! Both planes are rows of 16 numbers, the unit that products read. A key row is one element of the head over the 16
+//! positions, so that scores of 16 keys need no sum across lanes; a value row is 16 elements of one position:
+//!
+//! | type | key plane | value plane |
+//! |---|---|---|
+//! | F32, F16, BF16 | `[k_dim][16 positions]` | `[v_dim/16][16 positions][16]` |
+//! | Q8_0 | per 32 elements: 16 scales, `[32][16 positions]` i8 | per 32: 16 scales, `[2][16 positions][16]` i8 |
+//! | Q4_0 | per 32 elements: 16 scales, `[16][16 positions]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
+//!
+//! Scales are f16; the bits per number are GGUF's. Values are padded to whole rows of 16.
+
+#![expect(unsafe_code, reason = "tasks write disjoint heads")]
+
+use std::ops::Range;
+
+use half::f16;
+use memmap2::MmapMut;
+
+use super::SeqRows;
+use crate::isa::Isa;
+use crate::pool::{Parts, Pool};
+use crate::twin::twin;
+
+/// Positions in a page.
+pub const PAGE: usize = 16;
+
+/// Elements that share a scale in the quantized types.
+pub(super) const BLOCK: usize = 32;
+
+/// How a cached number is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub enum KvType {
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q4_0,
+}
+
+/// The shape of one layer's cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KvLayout {
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Elements of a key.
+    pub k_dim: usize,
+    /// Elements of a value; 0 where values are a prefix of the keys.
+    pub v_dim: usize,
+    /// How they are stored.
+    pub dtype: KvType,
+}
+
+/// Why there is no cache of a layout.
+#[derive(Debug, thiserror::Error)]
+pub enum KvError {
+    /// Quantized heads must be whole blocks.
+    #[error("a {dtype:?} cache needs head sizes that are multiples of 32, found keys of {k_dim} and values of {v_dim}")]
+    Blocks {
+        /// The type asked for.
+        dtype: KvType,
+        /// Elements of a key.
+        k_dim: usize,
+        /// Elements of a value.
+        v_dim: usize,
+    },
+    /// No heads, empty keys, or more bytes than can be addressed.
+    #[error("no cache of {pages} pages for {layout:?}")]
+    Size {
+        /// The layout asked for.
+        layout: KvLayout,
+        /// The pages asked for.
+        pages: usize,
+    },
+    /// The system has not that much memory.
+    #[error("no memory for a cache of {bytes} bytes")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Zeroed memory; the system finds the bytes when they are first written. Heads of a page lie kilobytes apart, so that
+/// decoding would spend half its time looking up addresses without huge pages, where the system has them.
+fn memory(bytes: usize) -> std::io::Result<MmapMut> {
+    let memory = MmapMut::map_anon(bytes.max(1))?;
+    #[cfg(target_os = "linux")]
+    // A hint; the cache works without it.
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    Ok(memory)
+}
+
+impl KvLayout {
+    /// Bytes of `elements` numbers at each of a page's positions.
+    fn plane(&self, elements: usize) -> Option<usize> {
+        let numbers = elements.checked_mul(PAGE)?;
+        match self.dtype {
+            KvType::F32 => numbers.checked_mul(4),
+            KvType::F16 | KvType::BF16 => numbers.checked_mul(2),
+            KvType::Q8_0 => (numbers / BLOCK).checked_mul(34),
+            KvType::Q4_0 => (numbers / BLOCK).checked_mul(18),
+        }
+    }
+
+    /// Bytes of a page, of all heads; `None` on overflow.
+    pub fn page_bytes(&self) -> Option<usize> {
+        let head = self.plane(self.k_dim)?.checked_add(self.plane(self.v_dim.next_multiple_of(PAGE))?)?;
+        head.checked_mul(self.kv_heads)
+    }
+}
+
+/// The keys and values of one layer.
+pub struct KvCache {
+    layout: KvLayout,
+    pages: usize,
+    page_bytes: usize,
+    key_bytes: usize,
+    head_bytes: usize,
+    memory: MmapMut,
+}
+
+impl KvCache {
+    /// A cache of `pages` zeroed pages.
+    ///
+    /// # Errors
+    /// [`KvError`] when the type cannot hold such heads or the size overflows.
+    pub fn new(layout: KvLayout, pages: usize) -> Result<KvCache, KvError> {
+        let KvLayout { kv_heads, k_dim, v_dim, dtype } = layout;
+        let blocks = matches!(dtype, KvType::Q8_0 | KvType::Q4_0);
+        if blocks && !(k_dim.is_multiple_of(BLOCK) && v_dim.is_multiple_of(BLOCK)) {
+            return Err(KvError::Blocks { dtype, k_dim, v_dim });
+        }
+        let size = || KvError::Size { layout, pages };
+        let page_bytes = layout.page_bytes().filter(|_| kv_heads > 0 && k_dim > 0).ok_or_else(size)?;
+        let bytes = page_bytes.checked_mul(pages).filter(|&b| b <= isize::MAX as usize).ok_or_else(size)?;
+        Ok(KvCache {
+            layout,
+            pages,
+            page_bytes,
+            key_bytes: layout.plane(k_dim).ok_or_else(size)?,
+            head_bytes: page_bytes / kv_heads,
+            memory: memory(bytes).map_err(|source| KvError::Memory { bytes, source })?,
+        })
+    }
+
+    /// Its shape.
+    pub fn layout(&self) -> KvLayout {
+        self.layout
+    }
+
+    /// How many pages it has.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn head_range(&self, page: u32, head: usize) -> Range<usize> {
+        assert!((page as usize) < self.pages, "page {page} of {}", self.pages);
+        let start = page as usize * self.page_bytes + head * self.head_bytes;
+        start..start + self.head_bytes
+    }
+
+    /// The key plane of a head in a page.
+    pub(super) fn keys(&self, page: u32, head: usize) -> &[u8] {
+        &self.memory[self.head_range(page, head)][..self.key_bytes]
+    }
+
+    /// The value plane of a head in a page.
+    pub(super) fn values(&self, page: u32, head: usize) -> &[u8] {
+        &self.memory[self.head_range(page, head)][self.key_bytes..]
+    }
+
+    /// Copies a page (copy on write).
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        assert!((from.max(to) as usize) < self.pages, "pages {from}, {to} of {}", self.pages);
+        let (n, from, to) = (self.page_bytes, from as usize, to as usize);
+        self.memory.copy_within(from * n..(from + 1) * n, to * n);
+    }
+
+    /// Stores the keys `k` (`[rows × kv_heads · k_dim]`) and values `v` (`[rows × kv_heads · v_dim]`, empty where
+    /// values are a prefix of the keys) of the steps' rows. Numbers beyond an f16's range are stored as its largest.
+    ///
+    /// # Panics
+    /// When a page table or a slice is too short, or a page does not exist.
+    pub fn write(&mut self, pool: &Pool, isa: Isa, k: &[f32], v: &[f32], seqs: &[SeqRows<'_>]) {
+        let KvLayout { kv_heads, k_dim, v_dim, dtype } = self.layout;
+        let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
+        let bytes = Parts::new(&mut self.memory[..]);
+        let write_head = |head: usize| {
+            for seq in seqs {
+                for (i, row) in seq.rows.clone().enumerate() {
+                    let position = seq.start as usize + i;
+                    let (page, slot) = (seq.pages[position / PAGE] as usize, position % PAGE);
+                    assert!(page < pages, "page {page} of {pages}");
+                    let start = page * page_bytes + head * head_bytes;
+                    // SAFETY: a head's bytes in any page are touched by that head's task only.
+                    let plane = unsafe { bytes.part(start, head_bytes) };
+                    let (keys, values) = plane.split_at_mut(key_bytes);
+                    let at = (row * kv_heads + head) * k_dim;
+                    store(isa, dtype, &k[at..at + k_dim], keys, slot, true);
+                    let at = (row * kv_heads + head) * v_dim;
+                    store(isa, dtype, &v[at..at + v_dim], values, slot, false);
+                }
+            }
+        };
+        // A parallel region does not pay for a few tokens.
+        let rows: usize = seqs.iter().map(|s| s.rows.len()).sum();
+        if rows * kv_heads * (k_dim + v_dim) < 1 << 15 {
+            (0..kv_heads).for_each(write_head);
+        } else {
+            pool.run(kv_heads, write_head);
+        }
+    }
+}
+
+/// Index in a plane's numbers of element `d` at position `slot`.
+#[inline(always)]
+pub(super) fn index(d: usize, slot: usize, is_key: bool) -> usize {
+    if is_key { d * PAGE + slot } else { (d / PAGE * PAGE + slot) * PAGE + d % PAGE }
+}
+
+twin! {
+    /// Stores one vector at `slot` of a plane.
+    fn store(dtype: KvType, x: &[f32], plane: &mut [u8], slot: usize, is_key: bool) {
+        match dtype {
+            KvType::F32 => {
+                let rows = plane.as_chunks_mut::<4>().0;
+                for (d, v) in x.iter().enumerate() {
+                    rows[index(d, slot, is_key)] = v.to_le_bytes();
+                }
+            }
+            KvType::F16 | KvType::BF16 => {
+                let rows = plane.as_chunks_mut::<2>().0;
+                for (c, x) in x.chunks(PAGE).enumerate() {
+                    let mut bits = [0u16; PAGE];
+                    for (b, v) in bits.iter_mut().zip(x) {
+                        *b = if dtype == KvType::F16 { f16_bits(*v) } else { bf16_bits(*v) };
+                    }
+                    for (i, b) in bits[..x.len()].iter().enumerate() {
+                        rows[index(c * PAGE + i, slot, is_key)] = b.to_le_bytes();
+                    }
+                }
+            }
+            KvType::Q8_0 => {
+                for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(plane.chunks_exact_mut(34 * PAGE)) {
+                    let (scale, quants) = quantize8(x);
+                    let (scales, rows) = block.split_at_mut(2 * PAGE);
+                    scales[2 * slot..2 * slot + 2].copy_from_slice(&scale.to_le_bytes());
+                    for (d, q) in quants.iter().enumerate() {
+                        rows[index(d, slot, is_key)] = *q as u8;
+                    }
+                }
+            }
+            KvType::Q4_0 => {
+                for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(plane.chunks_exact_mut(18 * PAGE)) {
+                    let (scale, quants) = quantize4(x);
+                    let (scales, rows) = block.split_at_mut(2 * PAGE);
+                    scales[2 * slot..2 * slot + 2].copy_from_slice(&scale.to_le_bytes());
+                    for d in 0..PAGE {
+                        rows[index(d, slot, is_key)] = quants[d] | quants[d + PAGE] << 4;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The nearest f16 (ties to even), saturated, without branches. Below 2⁻¹⁴ the addition of a power of two rounds to
+/// multiples of 2⁻²⁴ in the low bits of the sum.
+#[inline(always)]
+fn f16_bits(x: f32) -> u16 {
+    let sign = (x.to_bits() >> 16) & 0x8000;
+    let a = x.abs();
+    let a = if a > 65504.0 { 65504.0 } else { a };
+    let bits = a.to_bits();
+    let normal = (bits.wrapping_add(0xfff + ((bits >> 13) & 1)) >> 13).wrapping_sub(112 << 10);
+    let small = (a + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let magnitude = if a < 6.103_515_6e-5 { small } else { normal };
+    let magnitude = if x.is_nan() { 0x7e00 } else { magnitude };
+    (sign | magnitude) as u16
+}
+
+/// The nearest bf16, ties to even.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    (if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
+}
+
+/// The nearest integer, for |x| < 2²².
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
+}
+
+/// A scale, and integers in ±127.
+#[inline(always)]
+fn quantize8(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let mut largest = 0f32;
+    for v in x {
+        largest = if v.abs() > largest { v.abs() } else { largest };
+    }
+    let scale = f16::from_bits(f16_bits(largest / 127.0));
+    let d = half_to_f32(scale);
+    let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+    let mut quants = [0; BLOCK];
+    for (q, v) in quants.iter_mut().zip(x) {
+        *q = round((v * inverse).clamp(-127.0, 127.0)) as i8;
+    }
+    (scale, quants)
+}
+
+/// A signed scale, which makes the element of largest magnitude -8, and integers in 0..16 that stand for -8..8.
+#[inline(always)]
+fn quantize4(x: &[f32; BLOCK]) -> (f16, [u8; BLOCK]) {
+    let mut extreme = 0f32;
+    for v in x {
+        extreme = if v.abs() > extreme.abs() { *v } else { extreme };
+    }
+    let scale = f16::from_bits(f16_bits(extreme / -8.0));
+    let d = half_to_f32(scale);
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut quants = [0; BLOCK];
+    for (q, v) in quants.iter_mut().zip(x) {
+        *q = round((v * inverse).clamp(-8.0, 7.0) + 8.0) as u8;
+    }
+    (scale, quants)
+}
+
+/// The value of an f16, exactly.
+#[inline(always)]
+pub(super) fn half_to_f32(x: f16) -> f32 {
+    let bits = u32::from(x.to_bits());
+    let magnitude = (bits & 0x7fff) << 13;
+    // The exponent's bias differs by 112, which a product mends for subnormal numbers too.
+    let scaled = f32::from_bits(magnitude) * f32::from_bits((254 - 15) << 23);
+    let special = f32::from_bits(magnitude | 0x7f80_0000);
+    let value = if magnitude >= 0x7c00 << 13 { special } else { scaled };
+    f32::from_bits(value.to_bits() | (bits & 0x8000) << 16)
+}

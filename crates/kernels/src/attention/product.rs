@@ -1,0 +1,274 @@
+//! The products of attention: a few rows times panels of 16 columns. Scores are queries × keys, outputs are weights ×
+//! values. Every element is one chain of fused multiply-adds over the depth, so blocking and vector width leave no
+//! trace in the result. Panels are f32 that many rows share ([`Product`]), or a page of the cache itself where few rows
+//! read it once ([`Keys`], [`Values`]).
+#![expect(clippy::needless_range_loop, reason = "rows, panels and depth each index several matrices")]
+#![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
+
+use super::KvType;
+use super::cache::{BLOCK, PAGE};
+use super::source::{Source, with_source, with_wide};
+use super::wide::Sixteen;
+use crate::isa::Isa;
+
+/// Rows that one product may have.
+pub(super) fn max_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Scalar | Isa::Avx2 => 6,
+        Isa::Avx512 => 12,
+    }
+}
+
+/// Rows up to which products read the cache itself.
+pub(super) fn direct_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Scalar => 0,
+        Isa::Avx2 | Isa::Avx512 => 6,
+    }
+}
+
+/// Pages that [`Keys`] takes at a time.
+pub(super) const KEY_PAGES: usize = 4;
+
+/// `C (+)= A · B`.
+pub(super) struct Product<'a> {
+    /// `[rows × depth]`, rows `a_stride` apart.
+    pub(super) a: &'a [f32],
+    pub(super) a_stride: usize,
+    /// `[depth × 16]`.
+    pub(super) b: &'a [f32],
+    /// `[rows × 16]`, rows `c_stride` apart.
+    pub(super) c: &'a mut [f32],
+    pub(super) c_stride: usize,
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    /// Whether C's numbers start the chains, instead of 0.
+    pub(super) accumulate: bool,
+}
+
+impl Product<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When a slice is shorter than the sizes say.
+    pub(super) fn run(self, isa: Isa) {
+        let last = self.rows - 1;
+        assert!(last * self.a_stride + self.depth <= self.a.len());
+        assert!(self.depth * PAGE <= self.b.len() && last * self.c_stride + PAGE <= self.c.len());
+        let c = self.c.as_mut_ptr();
+        let x = &self;
+        macro_rules! rows {
+            ($($n:literal)*) => {
+                match x.rows {
+                    // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
+                    $($n => unsafe { with_wide!(isa, panel::<$n>(x: &Product<'_>, c: *mut f32)) },)*
+                    rows => unreachable!("{rows} rows in one product"),
+                }
+            };
+        }
+        rows!(1 2 3 4 5 6 7 8 9 10 11 12)
+    }
+}
+
+#[inline(always)]
+unsafe fn panel<V: Sixteen, const ROWS: usize>(x: &Product<'_>, c: *mut f32) {
+    // SAFETY: rows and depth stay below what `run` checked.
+    unsafe {
+        let (a, b) = (x.a.as_ptr(), x.b.as_ptr());
+        let mut acc = [V::splat(0.0); ROWS];
+        if x.accumulate {
+            for r in 0..ROWS {
+                acc[r] = V::load(c.add(r * x.c_stride));
+            }
+        }
+        for k in 0..x.depth {
+            let b = V::load(b.add(k * PAGE));
+            for r in 0..ROWS {
+                acc[r] = V::splat(*a.add(r * x.a_stride + k)).mul_add(b, acc[r]);
+            }
+        }
+        for r in 0..ROWS {
+            acc[r].store(c.add(r * x.c_stride));
+        }
+    }
+}
+
+/// `⟨q, k⟩` of a few rows with the keys of up to [`KEY_PAGES`] pages.
+pub(super) struct Keys<'a> {
+    pub(super) dtype: KvType,
+    /// `[rows × k_dim]`.
+    pub(super) q: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) k_dim: usize,
+    /// The pages' key planes.
+    pub(super) planes: &'a [&'a [u8]],
+    /// What will be read next; as many.
+    pub(super) ahead: &'a [&'a [u8]],
+    /// `[rows × 16 · planes]`, rows `c_stride` apart.
+    pub(super) c: &'a mut [f32],
+    pub(super) c_stride: usize,
+}
+
+/// Calls `$f::<V, S, rows, n>($x, at, $c)` for all of `0..$count`, `n` at a time: as many as registers hold and as keep
+/// enough chains in flight to hide the latency of a multiply-add.
+macro_rules! side_by_side {
+    ($isa:expr, $f:ident::<$S:ident>($x:ident: $X:ty, $count:expr, $c:ident);
+     $($rows:literal: $two:literal $five:literal),*) => {{
+        let mut at = 0;
+        match ($isa, $x.rows) {
+            $(#[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, $rows) => {
+                while $count - at >= $two {
+                    with_wide!(avx2 $f::<$S, $rows, $two>($x: $X, at: usize, $c: *mut f32));
+                    at += $two;
+                }
+                if at < $count {
+                    with_wide!(avx2 $f::<$S, $rows, 1>($x: $X, at: usize, $c: *mut f32));
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, $rows) => {
+                while $count - at >= $five {
+                    with_wide!(avx512 $f::<$S, $rows, $five>($x: $X, at: usize, $c: *mut f32));
+                    at += $five;
+                }
+                while at < $count {
+                    with_wide!(avx512 $f::<$S, $rows, 1>($x: $X, at: usize, $c: *mut f32));
+                    at += 1;
+                }
+            })*
+            (isa, rows) => unreachable!("{rows} rows read the cache on {isa}"),
+        }
+    }};
+}
+
+impl Keys<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When a slice is shorter than the sizes say.
+    pub(super) fn run(self, isa: Isa) {
+        let n = self.planes.len();
+        let bytes = plane_bytes(self.dtype, self.k_dim);
+        assert!(self.rows * self.k_dim <= self.q.len() && self.ahead.len() == n);
+        assert!(self.planes.iter().all(|p| p.len() >= bytes));
+        assert!((self.rows - 1) * self.c_stride + n * PAGE <= self.c.len());
+        let c = self.c.as_mut_ptr();
+        let x = &self;
+        // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
+        unsafe {
+            with_source!(x.dtype, S => side_by_side!(isa, keys::<S>(x: &Keys<'_>, n, c);
+                1: 2 4, 2: 2 4, 3: 1 4, 4: 1 2, 5: 1 2, 6: 1 2))
+        }
+    }
+}
+
+/// Bytes that products read of a plane of `elements` numbers per position.
+fn plane_bytes(dtype: KvType, elements: usize) -> usize {
+    match dtype {
+        KvType::F32 => elements * PAGE * 4,
+        KvType::F16 | KvType::BF16 => elements * PAGE * 2,
+        KvType::Q8_0 => elements.div_ceil(BLOCK) * PAGE * 34,
+        KvType::Q4_0 => elements.div_ceil(BLOCK) * PAGE * 18,
+    }
+}
+
+#[inline(always)]
+unsafe fn keys<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Keys<'_>, page: usize, c: *mut f32) {
+    // SAFETY: pages, rows and depth stay below what `run` checked.
+    unsafe {
+        let planes: [*const u8; N] = std::array::from_fn(|n| x.planes[page + n].as_ptr());
+        let ahead: [*const u8; N] = std::array::from_fn(|n| x.ahead[page + n].as_ptr());
+        let (q, c) = (x.q.as_ptr(), c.add(page * PAGE));
+        let mut acc = [[V::splat(0.0); N]; ROWS];
+        let mut start = 0;
+        while start < x.k_dim {
+            let scales: [S::Scale<V>; N] = std::array::from_fn(|n| S::key_scale::<V>(planes[n], start / BLOCK));
+            for d in start..x.k_dim.min(start + BLOCK) {
+                for n in 0..N {
+                    if d * S::ROW % 64 == 0 {
+                        V::prefetch(ahead[n].wrapping_add(d * S::ROW));
+                    }
+                    let b = S::key::<V>(planes[n], d, scales[n]);
+                    for r in 0..ROWS {
+                        acc[r][n] = V::splat(*q.add(r * x.k_dim + d)).mul_add(b, acc[r][n]);
+                    }
+                }
+            }
+            start += BLOCK;
+        }
+        for r in 0..ROWS {
+            for n in 0..N {
+                acc[r][n].store(c.add(r * x.c_stride + n * PAGE));
+            }
+        }
+    }
+}
+
+/// `C += weights · values` of a few rows and the values of a page.
+pub(super) struct Values<'a> {
+    pub(super) dtype: KvType,
+    /// `[rows × 16]`, rows `w_stride` apart.
+    pub(super) w: &'a [f32],
+    pub(super) w_stride: usize,
+    pub(super) rows: usize,
+    /// The page's value plane.
+    pub(super) plane: &'a [u8],
+    /// What will be read next.
+    pub(super) ahead: &'a [u8],
+    /// Panels of 16 elements.
+    pub(super) panels: usize,
+    /// `[rows × 16 · panels]`, dense.
+    pub(super) c: &'a mut [f32],
+}
+
+impl Values<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When a slice is shorter than the sizes say.
+    pub(super) fn run(self, isa: Isa) {
+        assert!((self.rows - 1) * self.w_stride + PAGE <= self.w.len());
+        assert!(plane_bytes(self.dtype, self.panels * PAGE) <= self.plane.len());
+        assert!(self.rows * self.panels * PAGE <= self.c.len());
+        let c = self.c.as_mut_ptr();
+        let x = &self;
+        // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
+        unsafe {
+            with_source!(x.dtype, S => side_by_side!(isa, values::<S>(x: &Values<'_>, x.panels, c);
+                1: 2 4, 2: 2 4, 3: 2 4, 4: 1 4, 5: 1 2, 6: 1 2))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Values<'_>, panel: usize, c: *mut f32) {
+    // SAFETY: panels and rows stay below what `run` checked.
+    unsafe {
+        let (plane, w, c) = (x.plane.as_ptr(), x.w.as_ptr(), c.add(panel * PAGE));
+        let stride = x.panels * PAGE;
+        let scales: [[f32; PAGE]; N] = std::array::from_fn(|n| S::value_scales::<V>(plane, (panel + n) / 2));
+        let mut acc = [[V::splat(0.0); N]; ROWS];
+        for r in 0..ROWS {
+            for n in 0..N {
+                acc[r][n] = V::load(c.add(r * stride + n * PAGE));
+            }
+        }
+        for slot in 0..PAGE {
+            for n in 0..N {
+                if slot * S::ROW % 64 == 0 {
+                    V::prefetch(x.ahead.as_ptr().wrapping_add(((panel + n) * PAGE + slot) * S::ROW));
+                }
+                let b = S::value::<V>(plane, panel + n, slot, scales[n][slot]);
+                for r in 0..ROWS {
+                    acc[r][n] = V::splat(*w.add(r * x.w_stride + slot)).mul_add(b, acc[r][n]);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for n in 0..N {
+                acc[r][n].store(c.add(r * stride + n * PAGE));
+            }
+        }
+    }
+}

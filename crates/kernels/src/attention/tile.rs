@@ -1,0 +1,496 @@
+//! How attention is cut into tasks: a tile is a few positions of a sequence times the query heads of one key-value
+//! head, and sees its keys split by split. With tiles to spare, a task is a tile; else (decoding) a task is one split
+//! of a tile, and the splits' partial results are merged afterwards.
+
+#![expect(unsafe_code, reason = "tasks write disjoint rows and parts")]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::cache::PAGE;
+use super::product::{KEY_PAGES, Keys, Product, Values, direct_rows, max_rows};
+use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
+use crate::isa::Isa;
+use crate::lanes::{max, sum};
+use crate::math::{exp, tanh};
+use crate::pool::{Parts, Pool};
+use crate::twin::twin;
+
+/// Rows (positions × heads) of a tile: enough that unpacking keys is lost beside multiplying them.
+const TILE_ROWS: usize = 96;
+/// Pages of values that are unpacked together.
+const VALUE_PAGES: usize = 8;
+/// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
+const SCORES: usize = SPLIT + PAGE;
+/// Tiles per thread below which splits become the tasks.
+const TILES_PER_THREAD: usize = 4;
+
+/// Some positions of a sequence and some heads of one key-value head; row `r` is position `first + r / heads`, head
+/// `head + r % heads`.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    seq: &'a SeqRows<'a>,
+    kv_head: usize,
+    head: usize,
+    heads: usize,
+    first: u32,
+    positions: usize,
+}
+
+impl Tile<'_> {
+    fn rows(&self) -> usize {
+        self.positions * self.heads
+    }
+
+    fn position(&self, row: usize) -> u32 {
+        self.first + (row / self.heads) as u32
+    }
+
+    fn head_of(&self, row: usize) -> usize {
+        self.head + row % self.heads
+    }
+
+    /// Index of `row` among all rows × heads of the step.
+    fn index(&self, p: &AttendParams<'_>, row: usize) -> usize {
+        let step_row = self.seq.rows.start + (self.position(row) - self.seq.start) as usize;
+        step_row * p.heads + self.head_of(row)
+    }
+
+    /// Positions that any of `rows` sees; ranges start and end in order of position.
+    fn visible(&self, p: &AttendParams<'_>, rows: Range<usize>) -> Range<usize> {
+        let low = p.visible(self.position(rows.start), self.seq.end()).start;
+        let high = p.visible(self.position(rows.end - 1), self.seq.end()).end;
+        low as usize..high as usize
+    }
+
+    fn splits(&self, p: &AttendParams<'_>) -> Range<usize> {
+        let visible = self.visible(p, 0..self.rows());
+        visible.start / SPLIT..visible.end.div_ceil(SPLIT)
+    }
+}
+
+/// Sizes of a call.
+#[derive(Clone, Copy)]
+struct Shape {
+    k_dim: usize,
+    /// Elements of an output.
+    v_dim: usize,
+    /// The same in whole panels.
+    v_pad: usize,
+}
+
+/// What one split, or all splits so far, say about a row: the maximum score, the sum of weights, the weighted values.
+struct Partial<'a> {
+    top: &'a mut [f32],
+    total: &'a mut [f32],
+    /// `[rows × v_pad]`.
+    sums: &'a mut [f32],
+}
+
+impl<'a> Partial<'a> {
+    fn size(rows: usize, shape: Shape) -> usize {
+        rows * (2 + shape.v_pad)
+    }
+
+    fn over(buffer: &'a mut [f32], rows: usize) -> Partial<'a> {
+        let (top, rest) = buffer.split_at_mut(rows);
+        let (total, sums) = rest.split_at_mut(rows);
+        Partial { top, total, sums }
+    }
+}
+
+thread_local! {
+    /// Working memory of a thread, kept between calls.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Partial results of the splits, owned by the thread that calls.
+    static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The first `len` numbers of `buffer`, grown if need be. What they hold is unspecified.
+fn take(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Softmax-weighted values of every row: `q` is `[rows × heads · k_dim]`, `out` `[rows × heads · v_dim]` where `v_dim`
+/// is the cache's, or the prefix. [`reference`](super::reference()) defines the result, byte for byte.
+///
+/// # Panics
+/// When slices or page tables are too short or a page does not exist.
+pub fn attend(
+    pool: &Pool,
+    isa: Isa,
+    p: &AttendParams<'_>,
+    q: &[f32],
+    cache: &KvCache,
+    seqs: &[SeqRows<'_>],
+    out: &mut [f32],
+) {
+    let layout = cache.layout();
+    let v_dim = p.v_prefix.unwrap_or(layout.v_dim);
+    let shape = Shape { k_dim: layout.k_dim, v_dim, v_pad: v_dim.next_multiple_of(PAGE) };
+    let rows = seqs.iter().map(|s| s.rows.end).max().unwrap_or(0);
+    assert!(q.len() >= rows * p.heads * shape.k_dim && out.len() >= rows * p.heads * v_dim, "q or out is too short");
+    let call = Call { isa, p, q, cache, shape, out: Parts::new(out) };
+    let tiles = tiles(p.heads, layout.kv_heads, seqs);
+    if tiles.len() >= TILES_PER_THREAD * pool.threads() || tiles.iter().all(|t| t.splits(p).len() <= 1) {
+        pool.run(tiles.len(), |i| call.whole(tiles[i]));
+    } else {
+        call.by_splits(pool, &tiles);
+    }
+}
+
+fn tiles<'a>(heads: usize, kv_heads: usize, seqs: &'a [SeqRows<'a>]) -> Vec<Tile<'a>> {
+    let group = heads / kv_heads;
+    let mut tiles = Vec::new();
+    for seq in seqs {
+        let heads = group.min(TILE_ROWS);
+        let positions = (TILE_ROWS / heads).max(1);
+        for at in (0..seq.rows.len()).step_by(positions) {
+            let positions = positions.min(seq.rows.len() - at);
+            for kv_head in 0..kv_heads {
+                for skip in (0..group).step_by(heads) {
+                    let (head, heads) = (kv_head * group + skip, heads.min(group - skip));
+                    tiles.push(Tile { seq, kv_head, head, heads, first: seq.start + at as u32, positions });
+                }
+            }
+        }
+    }
+    tiles
+}
+
+struct Call<'a> {
+    isa: Isa,
+    p: &'a AttendParams<'a>,
+    q: &'a [f32],
+    cache: &'a KvCache,
+    shape: Shape,
+    out: Parts<'a, f32>,
+}
+
+impl Call<'_> {
+    /// All splits of a tile, one after the other.
+    fn whole(&self, tile: Tile<'_>) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let size = Partial::size(tile.rows(), self.shape);
+            let scratch = take(scratch, 2 * size + self.split_scratch(tile.rows()));
+            let (state, scratch) = scratch.split_at_mut(size);
+            let (part, scratch) = scratch.split_at_mut(size);
+            let mut state = self.start(tile, state);
+            for s in tile.splits(self.p) {
+                self.split(tile, s, part, scratch);
+                self.merge(tile, s, &mut state, part);
+            }
+            self.finish(tile, &state);
+        });
+    }
+
+    /// Splits as tasks, then merges as tasks.
+    fn by_splits(&self, pool: &Pool, tiles: &[Tile<'_>]) {
+        let tasks: Vec<(usize, usize)> =
+            tiles.iter().enumerate().flat_map(|(t, tile)| tile.splits(self.p).map(move |s| (t, s))).collect();
+        // Where each task's partial result lies.
+        let mut starts = Vec::with_capacity(tasks.len() + 1);
+        let mut end = 0;
+        for &(t, _) in &tasks {
+            starts.push(end);
+            end += Partial::size(tiles[t].rows(), self.shape);
+        }
+        starts.push(end);
+        PARTIALS.with_borrow_mut(|partials| {
+            let partials = Parts::new(take(partials, end));
+            pool.run(tasks.len(), |i| {
+                let (t, s) = tasks[i];
+                // SAFETY: each task has its own part.
+                let part = unsafe { partials.part(starts[i], starts[i + 1] - starts[i]) };
+                SCRATCH.with_borrow_mut(|scratch| {
+                    self.split(tiles[t], s, part, take(scratch, self.split_scratch(tiles[t].rows())));
+                });
+            });
+            pool.run(tiles.len(), |t| {
+                let tile = tiles[t];
+                let first = tasks.partition_point(|task| task.0 < t);
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let mut state = self.start(tile, take(scratch, Partial::size(tile.rows(), self.shape)));
+                    for (i, s) in (first..).zip(tile.splits(self.p)) {
+                        // SAFETY: only the tile's task reads its splits' parts, which are complete.
+                        let part = unsafe { partials.part(starts[i], starts[i + 1] - starts[i]) };
+                        self.merge(tile, s, &mut state, part);
+                    }
+                    self.finish(tile, &state);
+                });
+            });
+        });
+    }
+
+    fn start<'b>(&self, tile: Tile<'_>, buffer: &'b mut [f32]) -> Partial<'b> {
+        let state = Partial::over(buffer, tile.rows());
+        for r in 0..tile.rows() {
+            (state.top[r], state.total[r]) = match self.p.sinks {
+                Some(sinks) => (sinks[tile.head_of(r)], 1.0),
+                None => (f32::NEG_INFINITY, 0.0),
+            };
+        }
+        state.sums.fill(0.0);
+        state
+    }
+
+    fn merge(&self, tile: Tile<'_>, s: usize, state: &mut Partial<'_>, part: &mut [f32]) {
+        let part = Partial::over(part, tile.rows());
+        for r in 0..tile.rows() {
+            let seen = tile.visible(self.p, r..r + 1);
+            if seen.start.max(s * SPLIT) < seen.end.min((s + 1) * SPLIT) {
+                let n = self.shape.v_pad;
+                merge_row(
+                    self.isa,
+                    (&mut state.top[r], &mut state.total[r]),
+                    &mut state.sums[r * n..][..n],
+                    (part.top[r], part.total[r]),
+                    &part.sums[r * n..][..n],
+                );
+            }
+        }
+    }
+
+    fn finish(&self, tile: Tile<'_>, state: &Partial<'_>) {
+        let Shape { v_dim, v_pad, .. } = self.shape;
+        for r in 0..tile.rows() {
+            let inverse = if state.total[r] > 0.0 { 1.0 / state.total[r] } else { 0.0 };
+            let at = tile.index(self.p, r) * v_dim;
+            // SAFETY: a row and head belong to one tile.
+            let out = unsafe { self.out.part(at, v_dim) };
+            for (o, sum) in out.iter_mut().zip(&state.sums[r * v_pad..]) {
+                *o = sum * inverse;
+            }
+        }
+    }
+
+    fn split_scratch(&self, rows: usize) -> usize {
+        let Shape { k_dim, v_pad, .. } = self.shape;
+        rows * (k_dim + SCORES) + (k_dim + VALUE_PAGES * v_pad) * PAGE
+    }
+
+    /// One split of a tile into `part`.
+    fn split(&self, tile: Tile<'_>, s: usize, part: &mut [f32], scratch: &mut [f32]) {
+        let k_dim = self.shape.k_dim;
+        let (q, scratch) = scratch.split_at_mut(tile.rows() * k_dim);
+        let (scores, panels) = scratch.split_at_mut(tile.rows() * SCORES);
+        for (r, q) in q.chunks_exact_mut(k_dim).enumerate() {
+            q.copy_from_slice(&self.q[tile.index(self.p, r) * k_dim..][..k_dim]);
+        }
+        let seen = tile.visible(self.p, 0..tile.rows());
+        // Whole pages that some row sees, within the split.
+        let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
+        let part = Partial::over(part, tile.rows());
+        let direct = tile.rows() <= direct_rows(self.isa) && self.p.v_prefix.is_none();
+        if direct {
+            self.direct_scores(tile, s, pages.clone(), q, scores);
+        } else {
+            self.scores(tile, s, pages.clone(), q, scores, panels);
+        }
+        for r in 0..tile.rows() {
+            (part.top[r], part.total[r]) = self.weights(tile, s, pages.clone(), r, &mut scores[r * SCORES..][..SPLIT]);
+        }
+        part.sums.fill(0.0);
+        if direct {
+            self.direct_values(tile, s, pages, scores, part.sums);
+        } else {
+            self.values(tile, s, pages, scores, panels, part.sums);
+        }
+    }
+
+    /// The key plane of the tile's head in page `i` of its sequence.
+    fn keys_of(&self, tile: Tile<'_>, i: usize) -> &[u8] {
+        self.cache.keys(tile.seq.pages[i], tile.kv_head)
+    }
+
+    fn values_of(&self, tile: Tile<'_>, i: usize) -> &[u8] {
+        self.cache.values(tile.seq.pages[i], tile.kv_head)
+    }
+
+    /// [`scores`](Self::scores) of few rows.
+    fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
+        let first = pages.start;
+        for page in pages.clone().step_by(KEY_PAGES) {
+            let n = KEY_PAGES.min(pages.end - page);
+            let planes: [&[u8]; KEY_PAGES] = std::array::from_fn(|i| self.keys_of(tile, page + i.min(n - 1)));
+            // After the last keys come the first values.
+            let ahead: [&[u8]; KEY_PAGES] = std::array::from_fn(|i| match page + n + i {
+                next if next < pages.end => self.keys_of(tile, next),
+                _ => self.values_of(tile, first + i.min(n - 1)),
+            });
+            Keys {
+                dtype: self.cache.layout().dtype,
+                q,
+                rows: tile.rows(),
+                k_dim: self.shape.k_dim,
+                planes: &planes[..n],
+                ahead: &ahead[..n],
+                c: &mut scores[page * PAGE - s * SPLIT..],
+                c_stride: SCORES,
+            }
+            .run(self.isa);
+        }
+    }
+
+    /// [`values`](Self::values) of few rows.
+    fn direct_values(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, weights: &[f32], sums: &mut [f32]) {
+        for page in pages.clone() {
+            Values {
+                dtype: self.cache.layout().dtype,
+                w: &weights[page * PAGE - s * SPLIT..],
+                w_stride: SCORES,
+                rows: tile.rows(),
+                plane: self.values_of(tile, page),
+                ahead: self.values_of(tile, (page + 2).min(pages.end - 1)),
+                panels: self.shape.v_pad / PAGE,
+                c: sums,
+            }
+            .run(self.isa);
+        }
+    }
+
+    /// `⟨q, k⟩` of all rows and the keys of `pages`, except for rows that see none of a page.
+    fn scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32], panels: &mut [f32]) {
+        let k_dim = self.shape.k_dim;
+        let panel = &mut panels[..k_dim * PAGE];
+        for page in pages {
+            unpack::keys(self.isa, self.cache.layout().dtype, self.keys_of(tile, page), panel);
+            self.blocks(tile, page..page + 1, |rows, _| {
+                Product {
+                    a: &q[rows.start * k_dim..],
+                    a_stride: k_dim,
+                    b: panel,
+                    c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
+                    c_stride: SCORES,
+                    rows: rows.len(),
+                    depth: k_dim,
+                    accumulate: false,
+                }
+                .run(self.isa);
+            });
+        }
+    }
+
+    /// Turns a row's scores into weights, 0 where it sees nothing; returns their maximum and sum.
+    fn weights(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, r: usize, scores: &mut [f32]) -> (f32, f32) {
+        let seen = tile.visible(self.p, r..r + 1);
+        let base = s * SPLIT;
+        let keys = pages.start * PAGE - base..pages.end * PAGE - base;
+        let low = seen.start.max(base + keys.start) - base;
+        let high = seen.end.min(base + keys.end).saturating_sub(base);
+        if low >= high {
+            scores[keys].fill(0.0);
+            return (f32::NEG_INFINITY, 0.0);
+        }
+        let head = tile.head_of(r);
+        let bias = self.p.alibi.map(|slopes| (slopes[head], (base + low) as i32 - tile.position(r) as i32));
+        bend(self.isa, &mut scores[low..high], self.p.scale, self.p.softcap, bias);
+        scores[keys.start..low].fill(f32::NEG_INFINITY);
+        scores[high..keys.end].fill(f32::NEG_INFINITY);
+        exponentials(self.isa, &mut scores[keys])
+    }
+
+    /// `sums += weights · values` over the keys of `pages`.
+    fn values(
+        &self,
+        tile: Tile<'_>,
+        s: usize,
+        pages: Range<usize>,
+        weights: &[f32],
+        panels: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let Shape { k_dim, v_pad, .. } = self.shape;
+        let (spare, panels) = panels.split_at_mut(k_dim * PAGE);
+        let dtype = self.cache.layout().dtype;
+        // A panel holds 16 elements of the values of `VALUE_PAGES` pages.
+        let stride = VALUE_PAGES * PAGE * PAGE;
+        for page in pages.clone().step_by(VALUE_PAGES) {
+            let some = page..pages.end.min(page + VALUE_PAGES);
+            for i in some.clone() {
+                let out = &mut panels[(i - page) * PAGE * PAGE..];
+                match self.p.v_prefix {
+                    Some(dims) => {
+                        let spare = &mut spare[..dims * PAGE];
+                        unpack::values_from_keys(self.isa, dtype, self.keys_of(tile, i), spare, out, stride);
+                    }
+                    None => unpack::values(self.isa, dtype, self.values_of(tile, i), out, stride),
+                }
+            }
+            for panel in 0..v_pad / PAGE {
+                self.blocks(tile, some.clone(), |rows, seen| {
+                    Product {
+                        a: &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..],
+                        a_stride: SCORES,
+                        b: &panels[panel * stride + (seen.start - page) * PAGE * PAGE..],
+                        c: &mut sums[rows.start * v_pad + panel * PAGE..],
+                        c_stride: v_pad,
+                        rows: rows.len(),
+                        depth: seen.len() * PAGE,
+                        accumulate: true,
+                    }
+                    .run(self.isa);
+                });
+            }
+        }
+    }
+
+    /// Calls `f(rows, pages)` for blocks of rows that fit one product, with those of `pages` that any of them sees.
+    fn blocks(&self, tile: Tile<'_>, pages: Range<usize>, mut f: impl FnMut(Range<usize>, Range<usize>)) {
+        let step = max_rows(self.isa);
+        for start in (0..tile.rows()).step_by(step) {
+            let rows = start..(start + step).min(tile.rows());
+            let seen = tile.visible(self.p, rows.clone());
+            let seen = pages.start.max(seen.start / PAGE)..pages.end.min(seen.end.div_ceil(PAGE));
+            if seen.start < seen.end {
+                f(rows, seen);
+            }
+        }
+    }
+}
+
+twin! {
+    /// Scale, cap, and bias `slope · distance` of consecutive keys, the first at `bias.1`.
+    fn bend(x: &mut [f32], scale: f32, softcap: Option<f32>, bias: Option<(f32, i32)>) {
+        for v in x.iter_mut() {
+            *v *= scale;
+        }
+        if let Some(cap) = softcap {
+            for v in x.iter_mut() {
+                *v = cap * tanh(*v / cap);
+            }
+        }
+        if let Some((slope, first)) = bias {
+            for (i, v) in x.iter_mut().enumerate() {
+                *v = slope.mul_add((first + i as i32) as f32, *v);
+            }
+        }
+    }
+}
+
+twin! {
+    /// `x = exp(x - max x)`; returns the maximum and the sum.
+    fn exponentials(x: &mut [f32]) -> (f32, f32) {
+        let top = max(x);
+        for v in x.iter_mut() {
+            *v = exp(*v - top);
+        }
+        (top, sum(x))
+    }
+}
+
+twin! {
+    /// Brings both sides to the larger maximum and adds them.
+    fn merge_row(state: (&mut f32, &mut f32), sums: &mut [f32], part: (f32, f32), part_sums: &[f32]) {
+        let top = if part.0 > *state.0 { part.0 } else { *state.0 };
+        let (old, new) = (exp(*state.0 - top), exp(part.0 - top));
+        *state.1 = part.1.mul_add(new, *state.1 * old);
+        *state.0 = top;
+        for (s, p) in sums.iter_mut().zip(part_sums) {
+            *s = p.mul_add(new, *s * old);
+        }
+    }
+}

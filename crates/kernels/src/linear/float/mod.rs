@@ -1,0 +1,63 @@
+//! Products with float weights: for each output one chain of fused multiply-adds over the columns.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use super::{ROWS, Sums, layout::CHUNK, tasks::MAX_ROWS};
+use crate::isa::Isa;
+use allod_tensor::DType;
+use half::{bf16, f16};
+
+/// Adds to `sums[t]` the products of input row `x[t]` with the 16 rows of a panel of F32, F16 or BF16.
+pub(super) fn panel(isa: Isa, dtype: DType, panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+    match isa {
+        Isa::Scalar => scalar(dtype, panel, x, sums),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::avx2(dtype, panel, x, sums),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::avx512(dtype, panel, x, sums),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => scalar(dtype, panel, x, sums),
+    }
+}
+
+/// As [`panel`] for any other type: its numbers, as the reference codec decodes them, are multiplied as F32.
+pub(super) fn decoded(isa: Isa, dtype: DType, bytes: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+    let (block, block_bytes) = (dtype.block(), dtype.block_bytes());
+    let (mut numbers, mut row) = ([0; 4 * CHUNK * ROWS], [0.0; CHUNK]);
+    for (i, blocks) in bytes.chunks(CHUNK / block * block_bytes * ROWS).enumerate() {
+        for (j, bytes) in blocks.chunks_exact(block_bytes).enumerate() {
+            let (first, r) = (j / ROWS * block, j % ROWS);
+            super::decode(dtype, bytes, &mut row[..block]);
+            let column = numbers.as_chunks_mut::<{ 4 * ROWS }>().0[first..].iter_mut();
+            for (column, v) in column.zip(&row[..block]) {
+                column[4 * r..][..4].copy_from_slice(&v.to_le_bytes());
+            }
+        }
+        let (first, len) = (i * CHUNK, blocks.len() / (block_bytes * ROWS) * block);
+        let mut part: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+        for (part, x) in part.iter_mut().zip(x) {
+            *part = &x[first..first + len];
+        }
+        panel(isa, DType::F32, &numbers[..4 * len * ROWS], &part[..x.len()], sums);
+    }
+}
+
+/// The definition.
+fn scalar(dtype: DType, panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+    for (x, sums) in x.iter().zip(sums) {
+        for (column, &x) in panel.chunks_exact(dtype.block_bytes() * ROWS).zip(*x) {
+            for (w, sum) in column.chunks_exact(dtype.block_bytes()).zip(sums.iter_mut()) {
+                *sum = number(dtype, w).mul_add(x, *sum);
+            }
+        }
+    }
+}
+
+fn number(dtype: DType, w: &[u8]) -> f32 {
+    match dtype {
+        DType::F32 => f32::from_le_bytes([w[0], w[1], w[2], w[3]]),
+        DType::F16 => f16::from_le_bytes([w[0], w[1]]).to_f32(),
+        _ => bf16::from_le_bytes([w[0], w[1]]).to_f32(),
+    }
+}

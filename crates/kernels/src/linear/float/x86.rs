@@ -1,0 +1,132 @@
+//! Float products on AVX2 and AVX-512.
+#![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
+
+use super::super::{ROWS, Sums};
+use allod_tensor::DType;
+use std::arch::x86_64::*;
+
+/// Element types, as constants.
+const F32: u8 = 0;
+const F16: u8 = 1;
+const BF16: u8 = 2;
+
+const fn width(kind: u8) -> usize {
+    if kind == F32 { 4 } else { 2 }
+}
+
+macro_rules! tier {
+    ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:literal, [$($n:literal)*]) => {
+        pub(super) fn $name(dtype: DType, panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+            // SAFETY: this tier is chosen only where the machine has its instructions.
+            unsafe {
+                match dtype {
+                    DType::F32 => $inner::<F32>(panel, x, sums),
+                    DType::F16 => $inner::<F16>(panel, x, sums),
+                    _ => $inner::<BF16>(panel, x, sums),
+                }
+            }
+        }
+
+        /// Input rows in tiles whose sums stay in registers, and columns in stretches whose weights stay in L1.
+        #[target_feature(enable = $features)]
+        fn $inner<const KIND: u8>(panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+            const STRETCH: usize = 256;
+            for (i, w) in panel.chunks(STRETCH * ROWS * width(KIND)).enumerate() {
+                let (first, len) = (i * STRETCH, w.len() / (ROWS * width(KIND)));
+                for (x, sums) in x.chunks($most).zip(sums.chunks_mut($most)) {
+                    match x.len() {
+                        $($n => {
+                            let rows: [&[f32]; $n] = std::array::from_fn(|t| &x[t][first..first + len]);
+                            $tile::<$n, KIND>(w, rows, sums);
+                        })*
+                        _ => unreachable!("chunks are no longer than asked"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+tier!(avx2, panel_avx2, tile_avx2, "avx2,fma,f16c", 6, [1 2 3 4 5 6]);
+tier!(avx512, panel_avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", 8, [1 2 3 4 5 6 7 8]);
+
+/// 16 weights of one column, as two vectors of 8.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load_avx2<const KIND: u8>(w: *const u8) -> [__m256; 2] {
+    // SAFETY: the caller gives 16 elements.
+    unsafe {
+        match KIND {
+            F32 => [_mm256_loadu_ps(w.cast()), _mm256_loadu_ps(w.add(32).cast())],
+            F16 => [_mm256_cvtph_ps(_mm_loadu_si128(w.cast())), _mm256_cvtph_ps(_mm_loadu_si128(w.add(16).cast()))],
+            _ => [0, 16].map(|at| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.add(at).cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile_avx2<const N: usize, const KIND: u8>(w: &[u8], x: [&[f32]; N], sums: &mut [Sums]) {
+    let len = w.len() / (ROWS * width(KIND));
+    assert!(x.iter().all(|x| x.len() == len) && sums.len() == N);
+    // SAFETY: columns `0..len` lie in `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); 2]; N];
+        for t in 0..N {
+            acc[t] = [_mm256_loadu_ps(sums[t].as_ptr()), _mm256_loadu_ps(sums[t].as_ptr().add(8))];
+        }
+        for k in 0..len {
+            let [lo, hi] = load_avx2::<KIND>(w.as_ptr().add(k * ROWS * width(KIND)));
+            for t in 0..N {
+                let x = _mm256_broadcast_ss(x[t].get_unchecked(k));
+                acc[t][0] = _mm256_fmadd_ps(lo, x, acc[t][0]);
+                acc[t][1] = _mm256_fmadd_ps(hi, x, acc[t][1]);
+            }
+        }
+        for t in 0..N {
+            _mm256_storeu_ps(sums[t].as_mut_ptr(), acc[t][0]);
+            _mm256_storeu_ps(sums[t].as_mut_ptr().add(8), acc[t][1]);
+        }
+    }
+}
+
+/// 16 weights of one column.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+unsafe fn load_avx512<const KIND: u8>(w: *const u8) -> __m512 {
+    // SAFETY: the caller gives 16 elements.
+    unsafe {
+        match KIND {
+            F32 => _mm512_loadu_ps(w.cast()),
+            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(w.cast())),
+            _ => {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(w.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn tile_avx512<const N: usize, const KIND: u8>(w: &[u8], x: [&[f32]; N], sums: &mut [Sums]) {
+    let len = w.len() / (ROWS * width(KIND));
+    assert!(x.iter().all(|x| x.len() == len) && sums.len() == N);
+    // SAFETY: columns `0..len` lie in `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
+    unsafe {
+        let mut acc = [_mm512_setzero_ps(); N];
+        for t in 0..N {
+            acc[t] = _mm512_loadu_ps(sums[t].as_ptr());
+        }
+        for k in 0..len {
+            let w = load_avx512::<KIND>(w.as_ptr().add(k * ROWS * width(KIND)));
+            for t in 0..N {
+                acc[t] = _mm512_fmadd_ps(w, _mm512_set1_ps(*x[t].get_unchecked(k)), acc[t]);
+            }
+        }
+        for t in 0..N {
+            _mm512_storeu_ps(sums[t].as_mut_ptr(), acc[t]);
+        }
+    }
+}

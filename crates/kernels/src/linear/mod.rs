@@ -1,0 +1,36 @@
+//! Matrix products `y = x Wᵀ + b` with weights of every type a model file has.
+//!
+//! [`Weights`] hold a matrix, or a stack of experts' matrices, in panels of 16 rows. An [`Input`] holds the rows of
+//! `x`; several [`Product`]s of one input run in one parallel region. [`experts`] does the same for rows routed to
+//! experts.
+//!
+//! **What each output is.** Float weights: one chain of fused multiply-adds over the columns in order, from 0, in f32;
+//! the bias is added last. The lanes of a vector run over output rows, so neither the number of input rows, nor
+//! threads, nor the instruction set changes a byte.
+
+mod float;
+mod input;
+mod layout;
+mod quant;
+mod routes;
+mod rows8;
+mod tasks;
+mod weights;
+
+pub use input::{Input, Scratch};
+pub use routes::Routes;
+pub use tasks::{From, Product, experts, linear};
+pub use weights::{PackError, Weights};
+
+use allod_formats::codec;
+use allod_tensor::DType;
+use layout::ROWS;
+
+/// The sums of one input row with the 16 rows of a panel.
+type Sums = [f32; ROWS];
+
+/// Numbers from whole blocks of the file's bytes.
+fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    let decoded = codec::decode(dtype, bytes, out);
+    debug_assert!(decoded.is_ok(), "the callers give whole blocks");
+}

@@ -1,0 +1,328 @@
+//! AVX2: products of unsigned with signed bytes in pairs of 16 bits. They add up over a chain of groups before the
+//! integer scales are applied in the step that widens them to 32 bits; where the codes have an offset, the chain starts
+//! at minus offset times the input's sums, so that what it ends at fits 16 bits (what it passes wraps around).
+
+use super::{
+    super::{Fine, Lanes, Slab, Super, Type, chunks},
+    tiles,
+    vectors::Two,
+    word,
+};
+use crate::linear::{
+    Sums,
+    rows8::{Block32, Block256},
+};
+use std::arch::x86_64::*;
+
+/// The type's panel with any number of input rows.
+macro_rules! panel {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $row:ident, $tile:ident) => {
+        pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            // SAFETY: this tier is chosen only where the machine has its instructions.
+            unsafe { $inner::<T>(slab, panel, x, sums) }
+        }
+
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            if let ([x], [sums]) = (x, &mut *sums) {
+                for (first, n, chunk) in chunks::<T>(panel) {
+                    $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
+                }
+                return;
+            }
+            for (first, n, chunk) in chunks::<T>(panel) {
+                slab.unpack::<T, Two>(chunk);
+                tiles!(x, sums, first / $columns, n / $columns, 4, [1 2 3 4], $tile::<T>(slab));
+            }
+        }
+    };
+}
+panel!(fine, fine_panel, Fine, Block32, 32, fine_row, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_row, superblock_tile);
+
+/// The lower and the upper 8 rows.
+type Halves = [__m256i; 2];
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load(from: &Lanes) -> Halves {
+    // SAFETY: 64 bytes.
+    unsafe { [_mm256_load_si256(from.0.as_ptr().cast()), _mm256_load_si256(from.0.as_ptr().add(32).cast())] }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn floats(from: &[f32; 16]) -> [__m256; 2] {
+    // SAFETY: 16 numbers.
+    unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store(to: &mut [f32; 16], y: [__m256; 2]) {
+    // SAFETY: 16 numbers.
+    unsafe {
+        _mm256_storeu_ps(to.as_mut_ptr(), y[0]);
+        _mm256_storeu_ps(to.as_mut_ptr().add(8), y[1]);
+    }
+}
+
+/// Products of one group's codes with four integers, widened with the rows' `scale`, for codes of eight bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn wide(codes: Halves, q: __m256i, scale: Halves, total: &mut Halves) {
+    for h in 0..2 {
+        let w = _mm256_xor_si256(codes[h], _mm256_set1_epi8(-128));
+        let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+        total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(products, scale[h]));
+    }
+}
+
+/// Products of one group's codes with four integers, in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn narrow(codes: Halves, q: __m256i, acc: &mut Halves) {
+    for h in 0..2 {
+        acc[h] = _mm256_add_epi16(acc[h], _mm256_maddubs_epi16(codes[h], q));
+    }
+}
+
+/// A chain's sums, widened with the rows' `scale`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(acc: Halves, scale: Halves, total: &mut Halves) {
+    for h in 0..2 {
+        total[h] = _mm256_add_epi32(total[h], _mm256_madd_epi16(acc[h], scale[h]));
+    }
+}
+
+/// Adds to `total` the products of a stretch, whose codes begin at `first` in the slab, with the rows' `scale`; `start`
+/// is where the chain of row `t` starts.
+///
+/// # Safety
+/// The groups must be in the slab, and each `q` must have their columns, counted from its beginning.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stretch<T: Type, const N: usize>(
+    slab: &Slab,
+    first: usize,
+    q: [&[i8]; N],
+    start: [__m256i; N],
+    scale: Halves,
+    total: &mut [Halves; N],
+) {
+    let groups = T::STRETCH / 4;
+    // SAFETY: inside by contract.
+    unsafe {
+        if T::CHAIN == 1 {
+            for g in 0..groups {
+                let codes = load(slab.codes.get_unchecked(first + g));
+                for t in 0..N {
+                    wide(codes, _mm256_set1_epi32(word(q[t], g * 4)), scale, &mut total[t]);
+                }
+            }
+            return;
+        }
+        for chain in 0..groups / T::CHAIN {
+            let mut acc: [Halves; N] = [[_mm256_setzero_si256(); 2]; N];
+            for t in 0..N {
+                acc[t] = [start[t]; 2];
+            }
+            for g in chain * T::CHAIN..(chain + 1) * T::CHAIN {
+                let codes = load(slab.codes.get_unchecked(first + g));
+                for t in 0..N {
+                    narrow(codes, _mm256_set1_epi32(word(q[t], g * 4)), &mut acc[t]);
+                }
+            }
+            for t in 0..N {
+                widen(acc[t], scale, &mut total[t]);
+            }
+        }
+    }
+}
+
+/// Where the chain of a block starts.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_start<T: Fine>(x: &Block32) -> __m256i {
+    // SAFETY: two integers of 16 bits.
+    if T::OFFSET == 16 { _mm256_set1_epi32(unsafe { word(&x.lanes16, 0) }) } else { _mm256_setzero_si256() }
+}
+
+/// Where the chain of a stretch of 16 starts.
+///
+/// # Safety
+/// The stretch must be below 16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn superblock_start<T: Super>(x: &Block256, stretch: usize) -> __m256i {
+    // SAFETY: two integers of 16 bits for each stretch.
+    if T::OFFSET == 32 { _mm256_set1_epi32(unsafe { word(&x.lanes32, stretch * 4) }) } else { _mm256_setzero_si256() }
+}
+
+/// A block's integer sums to numbers, added to the sums.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_add<T: Fine>(slab: &Slab, b: usize, x: &Block32, total: Halves, sums: &mut Sums) {
+    let (s, d, mut y) = (_mm256_set1_ps(x.scale), floats(&slab.d[b]), floats(sums));
+    for h in 0..2 {
+        let sum = _mm256_cvtepi32_ps(total[h]);
+        let row = if T::MINIMA {
+            let all = _mm256_set1_ps((x.offset16 / -16) as f32);
+            _mm256_fmadd_ps(d[h], sum, _mm256_mul_ps(floats(&slab.m[b])[h], all))
+        } else {
+            _mm256_mul_ps(d[h], sum)
+        };
+        y[h] = _mm256_fmadd_ps(s, row, y[h]);
+    }
+    store(sums, y);
+}
+
+/// One input row with a chunk, as it is unpacked.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Sums) {
+    let (blocks, ones) = (T::blocks(chunk), [_mm256_set1_epi16(1); 2]);
+    assert!(blocks <= 8 && x.len() == blocks);
+    // SAFETY: a chunk has whole blocks, and the input row as many.
+    unsafe {
+        T::numbers::<Two>(chunk.as_ptr(), blocks, slab);
+        for (b, x) in x.iter().enumerate() {
+            let mut total = [_mm256_setzero_si256(); 2];
+            let mut acc = [[fine_start::<T>(x); 2], [_mm256_setzero_si256(); 2]];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<Two>(chunk.as_ptr(), blocks, b, g);
+                for part in 0..T::PARTS {
+                    let q = _mm256_set1_epi32(word(&x.q, (T::place(b, part).1 + g) * 4));
+                    if T::CHAIN == 1 {
+                        wide(codes[part].0, q, ones, &mut total);
+                    } else {
+                        narrow(codes[part].0, q, &mut acc[part]);
+                    }
+                }
+            }
+            if T::CHAIN == 4 {
+                widen(acc[0], ones, &mut total);
+                widen(acc[1], ones, &mut total);
+            } else if T::CHAIN == 8 {
+                // The parts are one chain; only its whole is sure to fit 16 bits.
+                let whole = [_mm256_add_epi16(acc[0][0], acc[1][0]), _mm256_add_epi16(acc[0][1], acc[1][1])];
+                widen(whole, ones, &mut total);
+            }
+            fine_add::<T>(slab, b, x, total, sums);
+        }
+    }
+}
+
+/// `N` input rows with a chunk in the slab.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mut [Sums]) {
+    let blocks = x[0].len();
+    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
+    let ones = [_mm256_set1_epi16(1); 2];
+    for b in 0..blocks {
+        let mut total = [[_mm256_setzero_si256(); 2]; N];
+        let (mut q, mut start): ([&[i8]; N], _) = ([&[]; N], [_mm256_setzero_si256(); N]);
+        // SAFETY: every input row has `blocks` blocks, the slab has 8.
+        unsafe {
+            for t in 0..N {
+                let x = x[t].get_unchecked(b);
+                (q[t], start[t]) = (&x.q, fine_start::<T>(x));
+            }
+            stretch::<T, N>(slab, b * 8, q, start, ones, &mut total);
+            for t in 0..N {
+                fine_add::<T>(slab, b, x[t].get_unchecked(b), total[t], &mut sums[t]);
+            }
+        }
+    }
+}
+
+/// A super-block's integer sums to numbers, added to the sums.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [Halves; N], sums: &mut [Sums]) {
+    let mut least = [[_mm256_setzero_si256(); 2]; N];
+    if T::MINIMA {
+        for p in 0..128 / T::STRETCH {
+            let minima = load(&slab.min_pairs[p]);
+            for t in 0..N {
+                // SAFETY: as many sums as there are stretches.
+                let sums =
+                    unsafe { if T::STRETCH == 16 { word(&x[t].sums16, p * 4) } else { word(&x[t].sums32, p * 4) } };
+                widen([_mm256_set1_epi32(sums); 2], minima, &mut least[t]);
+            }
+        }
+    }
+    let (d, m) = (floats(&slab.d[0]), floats(&slab.m[0]));
+    for (t, sums) in sums.iter_mut().enumerate().take(N) {
+        let (s, mut y) = (_mm256_set1_ps(x[t].scale), floats(sums));
+        for h in 0..2 {
+            let sum = _mm256_cvtepi32_ps(total[t][h]);
+            let row = if T::MINIMA {
+                _mm256_fmsub_ps(d[h], sum, _mm256_mul_ps(m[h], _mm256_cvtepi32_ps(least[t][h])))
+            } else {
+                _mm256_mul_ps(d[h], sum)
+            };
+            y[h] = _mm256_fmadd_ps(s, row, y[h]);
+        }
+        store(sums, y);
+    }
+}
+
+/// One input row with a super-block, as it is unpacked.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums: &mut Sums) {
+    let x = &x[0];
+    let mut total = [_mm256_setzero_si256(); 2];
+    // SAFETY: a chunk is one super-block, and so is what the places say.
+    unsafe {
+        T::numbers::<Two>(chunk.as_ptr(), 1, slab);
+        for round in 0..T::rounds(1) {
+            let mut acc = [[_mm256_setzero_si256(); 2]; 4];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<Two>(chunk.as_ptr(), 1, round, g);
+                for part in 0..T::PARTS {
+                    let (stretch, first) = T::place(round, part);
+                    let q = _mm256_set1_epi32(word(&x.q, stretch * T::STRETCH + (first + g) * 4));
+                    if T::CHAIN == 1 {
+                        wide(codes[part].0, q, load(&slab.scales[stretch]), &mut total);
+                        continue;
+                    }
+                    if g % T::CHAIN == 0 {
+                        acc[part] = [superblock_start::<T>(x, stretch); 2];
+                    }
+                    narrow(codes[part].0, q, &mut acc[part]);
+                    if g % T::CHAIN == T::CHAIN - 1 {
+                        widen(acc[part], load(&slab.scales[stretch]), &mut total);
+                    }
+                }
+            }
+        }
+    }
+    superblock_add::<T, 1>(slab, [x], [total], std::slice::from_mut(sums));
+}
+
+/// `N` input rows with a super-block in the slab.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], sums: &mut [Sums]) {
+    let mut blocks = [&x[0][0]; N];
+    for t in 0..N {
+        blocks[t] = &x[t][0];
+    }
+    let mut total = [[_mm256_setzero_si256(); 2]; N];
+    for s in 0..256 / T::STRETCH {
+        let (mut q, mut start): ([&[i8]; N], _) = ([&[]; N], [_mm256_setzero_si256(); N]);
+        // SAFETY: stretches are 256 columns in all.
+        unsafe {
+            for t in 0..N {
+                q[t] = blocks[t].q.get_unchecked(s * T::STRETCH..);
+                start[t] = superblock_start::<T>(blocks[t], s);
+            }
+            stretch::<T, N>(slab, s * T::STRETCH / 4, q, start, load(&slab.scales[s]), &mut total);
+        }
+    }
+    superblock_add::<T, N>(slab, blocks, total, sums);
+}

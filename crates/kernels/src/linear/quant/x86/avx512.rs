@@ -1,0 +1,243 @@
+//! VNNI: sums of four products straight into 32 bits, 16 rows at a time, the input's four integers broadcast from memory.
+
+use super::{
+    super::{Fine, Lanes, Slab, Super, chunks},
+    tiles,
+    vectors::One,
+    word,
+};
+use crate::linear::{
+    Sums,
+    rows8::{Block32, Block256},
+};
+use std::arch::x86_64::*;
+
+/// The type's panel with any number of input rows.
+macro_rules! panel {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $row:ident, $tile:ident) => {
+        pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            // SAFETY: this tier is chosen only where the machine has its instructions.
+            unsafe { $inner::<T>(slab, panel, x, sums) }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            if let ([x], [sums]) = (x, &mut *sums) {
+                for (first, n, chunk) in chunks::<T>(panel) {
+                    $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
+                }
+                return;
+            }
+            for (first, n, chunk) in chunks::<T>(panel) {
+                slab.unpack::<T, One>(chunk);
+                tiles!(x, sums, first / $columns, n / $columns, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab));
+            }
+        }
+    };
+}
+panel!(fine, fine_panel, Fine, Block32, 32, fine_row, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_row, superblock_tile);
+
+/// Where the sums of a block begin, so that the codes' offset is out of them in the end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn start<T: Fine>(x: &Block32) -> __m512i {
+    match T::OFFSET {
+        0 => _mm512_setzero_si512(),
+        16 => _mm512_set1_epi32(x.offset16),
+        _ => _mm512_set1_epi32(x.offset128),
+    }
+}
+
+/// A block's integer sums to numbers, added to `y`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fine_add<T: Fine>(slab: &Slab, b: usize, x: &Block32, sum: __m512i, y: __m512) -> __m512 {
+    // SAFETY: 16 numbers.
+    let load = |from: &[f32; 16]| unsafe { _mm512_loadu_ps(from.as_ptr()) };
+    let (d, sum) = (load(&slab.d[b]), _mm512_cvtepi32_ps(sum));
+    let row = if T::MINIMA {
+        let all = _mm512_set1_ps((x.offset16 / -16) as f32);
+        _mm512_fmadd_ps(d, sum, _mm512_mul_ps(load(&slab.m[b]), all))
+    } else {
+        _mm512_mul_ps(d, sum)
+    };
+    _mm512_fmadd_ps(_mm512_set1_ps(x.scale), row, y)
+}
+
+/// One input row with a chunk, as it is unpacked.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Sums) {
+    let blocks = T::blocks(chunk);
+    assert!(blocks <= 8 && x.len() == blocks);
+    // SAFETY: a chunk has whole blocks, and the input row as many.
+    unsafe {
+        T::numbers::<One>(chunk.as_ptr(), blocks, slab);
+        let mut y = _mm512_loadu_ps(sums.as_ptr());
+        for (b, x) in x.iter().enumerate() {
+            let mut acc = [start::<T>(x), _mm512_setzero_si512()];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<One>(chunk.as_ptr(), blocks, b, g);
+                for part in 0..T::PARTS {
+                    let q = _mm512_set1_epi32(word(&x.q, (T::place(b, part).1 + g) * 4));
+                    // Two sums at least, for the products not to wait for one another.
+                    let which = if T::PARTS == 1 { g % 2 } else { part };
+                    acc[which] = _mm512_dpbusd_epi32(acc[which], codes[part].0, q);
+                }
+            }
+            y = fine_add::<T>(slab, b, x, _mm512_add_epi32(acc[0], acc[1]), y);
+        }
+        _mm512_storeu_ps(sums.as_mut_ptr(), y);
+    }
+}
+
+/// `N` input rows with a chunk in the slab.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mut [Sums]) {
+    let blocks = x[0].len();
+    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
+    // SAFETY: every input row has `blocks` blocks, the slab has 8, `Sums` are 16 numbers.
+    unsafe {
+        let mut y = [_mm512_setzero_ps(); N];
+        for t in 0..N {
+            y[t] = _mm512_loadu_ps(sums[t].as_ptr());
+        }
+        for b in 0..blocks {
+            let mut acc = [_mm512_setzero_si512(); N];
+            for t in 0..N {
+                acc[t] = start::<T>(x[t].get_unchecked(b));
+            }
+            for g in 0..8 {
+                let w = _mm512_load_si512(slab.codes.as_ptr().add(b * 8 + g).cast());
+                for t in 0..N {
+                    let q = _mm512_set1_epi32(word(&x[t].get_unchecked(b).q, g * 4));
+                    acc[t] = _mm512_dpbusd_epi32(acc[t], w, q);
+                }
+            }
+            for t in 0..N {
+                y[t] = fine_add::<T>(slab, b, x[t].get_unchecked(b), acc[t], y[t]);
+            }
+        }
+        for t in 0..N {
+            _mm512_storeu_ps(sums[t].as_mut_ptr(), y[t]);
+        }
+    }
+}
+
+/// The integer scales of a stretch, in 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn scale(slab: &Slab, stretch: usize) -> __m512i {
+    // SAFETY: the stretch is in the slab by contract.
+    _mm512_srai_epi32::<16>(unsafe { _mm512_load_si512(slab.scales.as_ptr().add(stretch).cast()) })
+}
+
+/// Sums over the stretches of a row's number times the stretch's sum of the input's integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn pairs<T: Super, const N: usize>(numbers: &[Lanes; 8], x: [&Block256; N]) -> [__m512i; N] {
+    let mut total = [_mm512_setzero_si512(); N];
+    // SAFETY: there are 128 / STRETCH pairs of stretches: at most the 8 of the slab, and as many sums in the block.
+    unsafe {
+        for p in 0..128 / T::STRETCH {
+            let numbers = _mm512_load_si512(numbers.as_ptr().add(p).cast());
+            for t in 0..N {
+                let sums = if T::STRETCH == 16 { word(&x[t].sums16, p * 4) } else { word(&x[t].sums32, p * 4) };
+                total[t] = _mm512_dpwssd_epi32(total[t], numbers, _mm512_set1_epi32(sums));
+            }
+        }
+    }
+    total
+}
+
+/// A super-block's integer sums to numbers, added to the sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [__m512i; N], sums: &mut [Sums]) {
+    let mut total = total;
+    if T::OFFSET != 0 {
+        let above = pairs::<T, N>(&slab.scale_pairs, x);
+        for t in 0..N {
+            total[t] = _mm512_sub_epi32(total[t], _mm512_mullo_epi32(above[t], _mm512_set1_epi32(T::OFFSET)));
+        }
+    }
+    // SAFETY: 16 numbers each.
+    unsafe {
+        let d = _mm512_loadu_ps(slab.d[0].as_ptr());
+        let mut row = [_mm512_setzero_ps(); N];
+        for t in 0..N {
+            row[t] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(total[t]));
+        }
+        if T::MINIMA {
+            let (m, least) = (_mm512_loadu_ps(slab.m[0].as_ptr()), pairs::<T, N>(&slab.min_pairs, x));
+            for t in 0..N {
+                let least = _mm512_mul_ps(m, _mm512_cvtepi32_ps(least[t]));
+                row[t] = _mm512_fmsub_ps(d, _mm512_cvtepi32_ps(total[t]), least);
+            }
+        }
+        for (t, sums) in sums.iter_mut().enumerate().take(N) {
+            let y = _mm512_loadu_ps(sums.as_ptr());
+            _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(x[t].scale), row[t], y));
+        }
+    }
+}
+
+/// One input row with a super-block, as it is unpacked.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums: &mut Sums) {
+    let x = &x[0];
+    let mut total = [_mm512_setzero_si512(); 4];
+    // SAFETY: a chunk is one super-block, and so is what the places say.
+    unsafe {
+        T::numbers::<One>(chunk.as_ptr(), 1, slab);
+        for round in 0..T::rounds(1) {
+            let mut acc = [_mm512_setzero_si512(); 4];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<One>(chunk.as_ptr(), 1, round, g);
+                for part in 0..T::PARTS {
+                    let (stretch, first) = T::place(round, part);
+                    let q = _mm512_set1_epi32(word(&x.q, stretch * T::STRETCH + (first + g) * 4));
+                    acc[part] = _mm512_dpbusd_epi32(acc[part], codes[part].0, q);
+                }
+            }
+            for part in 0..T::PARTS {
+                let scaled = _mm512_mullo_epi32(acc[part], scale(slab, T::place(round, part).0));
+                total[part] = _mm512_add_epi32(total[part], scaled);
+            }
+        }
+    }
+    let total = _mm512_add_epi32(_mm512_add_epi32(total[0], total[1]), _mm512_add_epi32(total[2], total[3]));
+    superblock_add::<T, 1>(slab, [x], [total], std::slice::from_mut(sums));
+}
+
+/// `N` input rows with a super-block in the slab.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], sums: &mut [Sums]) {
+    let mut blocks = [&x[0][0]; N];
+    for t in 0..N {
+        blocks[t] = &x[t][0];
+    }
+    let mut total = [_mm512_setzero_si512(); N];
+    // SAFETY: stretches are 256 columns in all.
+    unsafe {
+        for s in 0..256 / T::STRETCH {
+            let mut acc = [_mm512_setzero_si512(); N];
+            for g in 0..T::STRETCH / 4 {
+                let at = s * T::STRETCH / 4 + g;
+                let w = _mm512_load_si512(slab.codes.as_ptr().add(at).cast());
+                for t in 0..N {
+                    acc[t] = _mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&blocks[t].q, at * 4)));
+                }
+            }
+            let scale = scale(slab, s);
+            for t in 0..N {
+                total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(acc[t], scale));
+            }
+        }
+    }
+    superblock_add::<T, N>(slab, blocks, total, sums);
+}

@@ -1,0 +1,38 @@
+//! Quantized products on AVX2 and AVX-512.
+//!
+//! One input row goes along with unpacking: codes are multiplied as they leave their registers. Several rows share what
+//! was unpacked to the slab.
+#![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
+
+pub(super) mod avx2;
+pub(super) mod avx512;
+mod vectors;
+
+/// Calls the tile for as many input rows as there are.
+macro_rules! tiles {
+    ($x:ident, $sums:ident, $first:expr, $len:expr, $most:literal, [$($n:literal)*], $tile:ident::<$type:ty>($slab:expr)) => {
+        for (x, sums) in $x.chunks($most).zip($sums.chunks_mut($most)) {
+            match x.len() {
+                $($n => {
+                    let mut rows = [&x[0][..0]; $n];
+                    for t in 0..$n {
+                        rows[t] = &x[t][$first..$first + $len];
+                    }
+                    $tile::<$type, $n>($slab, rows, sums);
+                })*
+                _ => unreachable!("chunks are no longer than asked"),
+            }
+        }
+    };
+}
+use tiles;
+
+/// Four integers of an input row, as one word.
+///
+/// # Safety
+/// `q[at..at + 4]` must be inside, counted in bytes.
+#[inline(always)]
+unsafe fn word<T>(q: &[T], at: usize) -> i32 {
+    // SAFETY: inside by contract; any alignment will do.
+    unsafe { q.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() }
+}

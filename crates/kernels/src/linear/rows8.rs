@@ -1,0 +1,146 @@
+//! Input rows in eight bits.
+//!
+//! A block of 32 or 256 numbers becomes integers from -127 to 127 and one scale, `max |x| / 127`; each integer is
+//! `x · (127 / max |x|)` rounded to the nearest, ties to even. Sums of the integers stand beside them, for weights whose
+//! codes have an offset or a minimum. A block with a number that is not finite becomes not-a-number as a whole; one
+//! whose numbers are all below 2⁻¹⁰⁰ becomes zero.
+//!
+//! One source serves every instruction set: the compiler turns these loops into vectors, and no result depends on how.
+
+use crate::isa::Isa;
+
+/// 32 numbers.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Block32 {
+    pub(super) scale: f32,
+    /// -16 times the sum of the integers whose place is 0 or 1 modulo 4, and of the others.
+    pub(super) lanes16: [i16; 2],
+    /// -16 and -128 times the sum of the integers.
+    pub(super) offset16: i32,
+    pub(super) offset128: i32,
+    pub(super) q: [i8; 32],
+}
+
+/// 256 numbers.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Block256 {
+    pub(super) scale: f32,
+    /// Sums of 32 integers each.
+    pub(super) sums32: [i16; 8],
+    /// Sums of 16 integers each.
+    pub(super) sums16: [i16; 16],
+    /// For each 16 integers: -32 times the sum of those whose place is 0 or 1 modulo 4, and of the others.
+    pub(super) lanes32: [[i16; 2]; 16],
+    pub(super) q: [i8; 256],
+}
+
+impl Block32 {
+    pub(super) const ZERO: Block32 = Block32 { scale: 0.0, lanes16: [0; 2], offset16: 0, offset128: 0, q: [0; 32] };
+}
+
+impl Block256 {
+    pub(super) const ZERO: Block256 =
+        Block256 { scale: 0.0, sums32: [0; 8], sums16: [0; 16], lanes32: [[0; 2]; 16], q: [0; 256] };
+}
+
+/// Writes `x` as blocks: 32 numbers each.
+pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
+    match isa {
+        Isa::Scalar => blocks32(x, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => x86::blocks32(x, out),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => blocks32(x, out),
+    }
+}
+
+/// Writes `x` as blocks: 256 numbers each.
+pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256]) {
+    match isa {
+        Isa::Scalar => blocks256(x, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => x86::blocks256(x, out),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => blocks256(x, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "instructions chosen at run time")]
+mod x86 {
+    use super::{Block32, Block256};
+
+    macro_rules! compiled {
+        ($name:ident, $inner:ident, $block:ty) => {
+            pub(super) fn $name(x: &[f32], out: &mut [$block]) {
+                #[target_feature(enable = "avx2,fma")]
+                fn $inner(x: &[f32], out: &mut [$block]) {
+                    super::$name(x, out);
+                }
+                // SAFETY: called only where the machine has AVX2.
+                unsafe { $inner(x, out) }
+            }
+        };
+    }
+    compiled!(blocks32, blocks32_avx2, Block32);
+    compiled!(blocks256, blocks256_avx2, Block256);
+}
+
+#[inline(always)]
+fn blocks32(x: &[f32], out: &mut [Block32]) {
+    for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
+        out.scale = quantize(x, &mut out.q);
+        let lanes = lanes(&out.q);
+        let sum = i32::from(lanes[0]) + i32::from(lanes[1]);
+        out.lanes16 = lanes.map(|sum| -16 * sum);
+        (out.offset16, out.offset128) = (-16 * sum, -128 * sum);
+    }
+}
+
+#[inline(always)]
+fn blocks256(x: &[f32], out: &mut [Block256]) {
+    for (x, out) in x.as_chunks::<256>().0.iter().zip(out) {
+        out.scale = quantize(x, &mut out.q);
+        for (i, q) in out.q.as_chunks::<16>().0.iter().enumerate() {
+            let lanes = lanes(q);
+            out.sums16[i] = lanes[0] + lanes[1];
+            out.lanes32[i] = lanes.map(|sum| -32 * sum);
+        }
+        for (i, pair) in out.sums16.as_chunks::<2>().0.iter().enumerate() {
+            out.sums32[i] = pair[0] + pair[1];
+        }
+    }
+}
+
+/// Numbers of one block to integers; gives the scale.
+#[inline(always)]
+fn quantize<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
+    const INFINITY: u32 = 0x7f80_0000;
+    const SMALLEST: f32 = 7.888_609e-31; // 2^-100: far above where 127 / x overflows
+    /// 1.5 · 2^23: added to a small number it leaves the nearest integer, ties to even, in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let greatest = x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+    let max = f32::from_bits(greatest);
+    if greatest >= INFINITY || max < SMALLEST {
+        *q = [0; N];
+        return if greatest >= INFINITY { f32::NAN } else { 0.0 };
+    }
+    let inverse = 127.0 / max;
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * inverse + ROUND).to_bits() as i8;
+    }
+    max / 127.0
+}
+
+/// The sums of the integers at places 0 and 1 modulo 4, and at places 2 and 3.
+#[inline(always)]
+fn lanes<const N: usize>(q: &[i8; N]) -> [i16; 2] {
+    let mut sums = [0i16; 2];
+    for q in q.as_chunks::<4>().0 {
+        sums[0] += i16::from(q[0]) + i16::from(q[1]);
+        sums[1] += i16::from(q[2]) + i16::from(q[3]);
+    }
+    sums
+}

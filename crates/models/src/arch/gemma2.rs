@@ -1,0 +1,72 @@
+//! Gemma 2: Gemma with norms after each part as well, soft caps on scores and logits, and a sliding window in every
+//! other layer.
+
+use super::gemma;
+use crate::{
+    Arch, Config,
+    blocks::{Attn, Blocks, Ffn},
+    hf::{GEMMA_NORMS, Hf, LLAMA_LIKE, SANDWICH_NORMS},
+};
+use allod_plan::{Act, RopeStyle, Scope, Value};
+
+pub(super) static ARCH: Arch = Arch {
+    gguf: "gemma2",
+    model_type: "gemma2",
+    classes: &["Gemma2ForCausalLM"],
+    keys,
+    names: &[LLAMA_LIKE, GEMMA_NORMS, SANDWICH_NORMS],
+    forward,
+};
+
+pub(super) fn keys(h: &mut Hf) {
+    gemma::keys(h);
+    h.sliding_window();
+    h.copy_float("attn_logit_softcapping", "attn_logit_softcapping");
+    h.copy_float("final_logit_softcapping", "final_logit_softcapping");
+    h.derive("query_pre_attn_scalar", "attention.scale", |n| 1.0 / n.sqrt(), |s| 1.0 / (s * s));
+}
+
+/// Factor on the scores: as the file says, else by head size, or by heads in the one size that differs (`odd` layers).
+pub(super) fn scale(c: &Config, odd: usize) -> f32 {
+    let by_heads = if c.layers == odd { c.dim / c.heads(0).max(1) } else { c.head_dim };
+    c.float("attention.scale").unwrap_or(1.0 / (by_heads as f32).sqrt())
+}
+
+fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
+    let mut x = gemma::embed(m, c);
+    for i in 0..c.layers {
+        let attn = Attn {
+            rope: Some(c.rope(RopeStyle::Half)),
+            mask: c.mask(i, 2),
+            softcap: c.float("attn_logit_softcapping"),
+            scale: scale(c, 46),
+            ..Attn::gqa(c, i)
+        };
+        let mut l = m.layer(i);
+        x = sandwich(&mut l, x, c, attn, i);
+    }
+    capped_logits(m, x, c)
+}
+
+/// Logits with a soft cap where the file says so.
+pub(super) fn capped_logits(m: &mut Scope<'_, '_>, x: Value, c: &Config) -> Value {
+    let norm = |m: &mut Scope<'_, '_>, x| m.rms_norm("output_norm", x, c.eps);
+    m.output(x, c, norm, |m, x| {
+        let logits = m.head(x, c);
+        m.softcap(logits, c.float("final_logit_softcapping"))
+    })
+}
+
+/// A block with a norm before and after each of its parts.
+pub(super) fn sandwich(l: &mut Scope<'_, '_>, x: Value, c: &Config, attn: Attn, i: usize) -> Value {
+    let x = l.residual(x, |l, x| {
+        let h = l.rms_norm("attn_norm", x, c.eps);
+        let h = l.attention(h, attn);
+        l.rms_norm("post_attention_norm", h, c.eps)
+    });
+    l.residual(x, |l, x| {
+        let h = l.rms_norm("ffn_norm", x, c.eps);
+        let h = l.ffn(h, Ffn::glu(c.ff(i), Act::GeluTanh));
+        l.rms_norm("post_ffw_norm", h, c.eps)
+    })
+}

@@ -1,0 +1,102 @@
+//! Llama 4 text: attention within chunks and rotary positions in three of four layers; the fourth sees all, has none,
+//! and a temperature by position. Mixtures of experts whose weight scales their input, beside a shared expert.
+
+use crate::{
+    Arch, Config,
+    blocks::{Attn, Blocks, Ffn, Moe, QkNorm},
+    hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, same},
+};
+use allod_formats::{Array, Value as Meta};
+use allod_plan::{Act, Mask, RopeStyle, Scope, Score, Value, Weigh};
+
+pub(super) static ARCH: Arch = Arch {
+    gguf: "llama4",
+    model_type: "llama4_text",
+    classes: &["Llama4ForCausalLM", "Llama4ForConditionalGeneration", "Llama4TextModel"],
+    keys,
+    names: &[LLAMA_LIKE, NAMES],
+    forward,
+};
+
+/// Experts are `[in, out]`, gate before up.
+const NAMES: &[Name] = &[
+    same("blk.{}.ffn_gate", "layers.{}.feed_forward.gate_proj"),
+    same("blk.{}.ffn_up", "layers.{}.feed_forward.up_proj"),
+    same("blk.{}.ffn_down", "layers.{}.feed_forward.down_proj"),
+    same("blk.{}.ffn_gate_inp", "layers.{}.feed_forward.router"),
+    fixed("blk.{}.ffn_gate_exps.weight", "layers.{}.feed_forward.experts.gate_up_proj", part(0)),
+    fixed("blk.{}.ffn_up_exps.weight", "layers.{}.feed_forward.experts.gate_up_proj", part(1)),
+    fixed("blk.{}.ffn_down_exps.weight", "layers.{}.feed_forward.experts.down_proj", Fix::Transpose),
+    same("blk.{}.ffn_gate_shexp", "layers.{}.feed_forward.shared_expert.gate_proj"),
+    same("blk.{}.ffn_up_shexp", "layers.{}.feed_forward.shared_expert.up_proj"),
+    same("blk.{}.ffn_down_shexp", "layers.{}.feed_forward.shared_expert.down_proj"),
+];
+
+const fn part(index: usize) -> Fix {
+    const PARTS: [&[Fix]; 2] =
+        [&[Fix::Transpose, Fix::Part { index: 0, of: 2 }], &[Fix::Transpose, Fix::Part { index: 1, of: 2 }]];
+    Fix::Then(PARTS[index])
+}
+
+/// Layers that see all positions, where no list says: every so many.
+const PERIOD: usize = 4;
+/// Positions of a chunk, and of a step of the temperature, where the file does not say.
+const CHUNK: usize = 8192;
+
+fn keys(h: &mut Hf) {
+    h.expect_str("hidden_act", &["silu"]);
+    h.copy_uint("intermediate_size", "expert_feed_forward_length");
+    h.copy_uint("intermediate_size_mlp", "feed_forward_length");
+    h.copy_uint("interleave_moe_layer_step", "interleave_moe_layer_step");
+    h.copy_uint("attention_chunk_size", "attention.sliding_window");
+    h.copy_uint("floor_scale", "attention.temperature_length");
+    h.copy_float("attn_scale", "attention.temperature_scale");
+    if !h.flag("attn_temperature_tuning") {
+        h.set("attention.temperature_scale", 0.0);
+    }
+    h.copy_flag("use_qk_norm", "attention.qk_norm");
+    if let Some(rotated) = h.uints("no_rope_layers").filter(|l| !l.is_empty()) {
+        let regular = rotated.iter().enumerate().all(|(i, &r)| (r != 0) == ((i + 1) % PERIOD != 0));
+        if !regular {
+            let flags = rotated.iter().map(|&r| r != 0).collect();
+            h.set("attention.sliding_window_pattern", Meta::Array(Array::Bool(flags)));
+        }
+    }
+}
+
+fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
+    let chunk = c.uint("attention.sliding_window").unwrap_or(CHUNK).max(1);
+    let floor = c.uint("attention.temperature_length").unwrap_or(CHUNK) as f32;
+    let temperature = c.float("attention.temperature_scale").unwrap_or(0.1);
+    // Maverick, with 128 experts, is the one that has no norms of queries and keys.
+    let normed = c.flag("attention.qk_norm").unwrap_or(c.count("expert_count") != 128);
+    let rotated = c.list("attention.sliding_window_pattern");
+    let mut x = m.tokens(c);
+    for i in 0..c.layers {
+        let local = rotated.as_ref().map_or((i + 1) % PERIOD != 0, |l| l.get(i).is_none_or(|&f| f != 0));
+        let attn = match local {
+            true => Attn {
+                rope: Some(c.rope(RopeStyle::Interleaved)),
+                mask: Mask::Chunk(chunk),
+                qk_norm: if normed { QkNorm::Bare } else { QkNorm::None },
+                norm_after_rope: true,
+                ..Attn::gqa(c, i)
+            },
+            false => Attn { temperature: (temperature != 0.0).then_some((floor, temperature)), ..Attn::gqa(c, i) },
+        };
+        let mut l = m.layer(i);
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("attn_norm", x, c.eps);
+            l.attention(h, attn)
+        });
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("ffn_norm", x, c.eps);
+            if !l.has("ffn_gate_inp.weight") {
+                return l.ffn(h, Ffn::glu(c.ff(i), Act::Silu));
+            }
+            let moe = Moe::of(c, i);
+            l.moe(h, Moe { score: Score::Sigmoid, weigh: Weigh::Input, shared: moe.hidden, ..moe })
+        });
+    }
+    m.logits(x, c)
+}

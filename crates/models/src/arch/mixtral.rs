@@ -1,0 +1,33 @@
+//! Mixtral: Llama whose feed-forward parts are mixtures of experts. Runs as `llama` from GGUF.
+
+use super::llama;
+use crate::{
+    Arch,
+    hf::{Fix, Hf, INTERLEAVED_QK, LLAMA_LIKE, Name, fixed, same},
+};
+
+pub(super) static ARCH: Arch = Arch {
+    gguf: "llama",
+    model_type: "mixtral",
+    classes: &["MixtralForCausalLM", "MixtralModel"],
+    keys,
+    names: &[LLAMA_LIKE, INTERLEAVED_QK, NAMES],
+    forward: llama::forward,
+};
+
+/// Published files hold each expert by itself; newer ones stack them and fuse gate and up.
+const NAMES: &[Name] = &[
+    same("blk.{}.ffn_gate_inp", "layers.{}.block_sparse_moe.gate"),
+    same("blk.{}.ffn_gate_exps", "layers.{}.block_sparse_moe.experts.{e}.w1"),
+    same("blk.{}.ffn_up_exps", "layers.{}.block_sparse_moe.experts.{e}.w3"),
+    same("blk.{}.ffn_down_exps", "layers.{}.block_sparse_moe.experts.{e}.w2"),
+    same("blk.{}.ffn_gate_inp", "layers.{}.mlp.gate"),
+    fixed("blk.{}.ffn_gate_exps.weight", "layers.{}.mlp.experts.gate_up_proj", Fix::Part { index: 0, of: 2 }),
+    fixed("blk.{}.ffn_up_exps.weight", "layers.{}.mlp.experts.gate_up_proj", Fix::Part { index: 1, of: 2 }),
+    same("blk.{}.ffn_down_exps.weight", "layers.{}.mlp.experts.down_proj"),
+];
+
+fn keys(h: &mut Hf) {
+    h.expect_str("hidden_act", &["silu"]);
+    h.sliding_window();
+}

@@ -1,0 +1,56 @@
+//! Qwen 2 MoE: Qwen 2 with mixtures of experts and a gated expert that all rows use; some layers may stay dense.
+
+use super::qwen2;
+use crate::{
+    Arch, Config,
+    blocks::{Attn, Bias, Blocks, Ffn, Moe},
+    hf::{EXPERTS, Hf, LLAMA_LIKE, Name, same},
+};
+use allod_plan::{Act, RopeStyle, Scope, Value};
+
+pub(super) static ARCH: Arch = Arch {
+    gguf: "qwen2moe",
+    model_type: "qwen2_moe",
+    classes: &["Qwen2MoeForCausalLM", "Qwen2MoeModel"],
+    keys,
+    names: &[LLAMA_LIKE, EXPERTS, SHARED_EXPERT],
+    forward,
+};
+
+pub(super) const SHARED_EXPERT: &[Name] = &[
+    same("blk.{}.ffn_gate_inp_shexp", "layers.{}.mlp.shared_expert_gate"),
+    same("blk.{}.ffn_gate_shexp", "layers.{}.mlp.shared_expert.gate_proj"),
+    same("blk.{}.ffn_up_shexp", "layers.{}.mlp.shared_expert.up_proj"),
+    same("blk.{}.ffn_down_shexp", "layers.{}.mlp.shared_expert.down_proj"),
+];
+
+pub(super) fn keys(h: &mut Hf) {
+    qwen2::keys(h);
+    h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
+    h.copy_flag("norm_topk_prob", "expert_weights_norm");
+}
+
+fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
+    let mut x = m.tokens(c);
+    for i in 0..c.layers {
+        let mut l = m.layer(i);
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("attn_norm", x, c.eps);
+            let (rope, mask) = (Some(c.rope(RopeStyle::Half)), c.mask(i, 0));
+            l.attention(h, Attn { rope, mask, bias: Bias::Required, ..Attn::gqa(c, i) })
+        });
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("ffn_norm", x, c.eps);
+            feed_forward(l, h, c, i, Moe { shared_gate: true, ..Moe::of(c, i) })
+        });
+    }
+    m.logits(x, c)
+}
+
+/// Experts where the layer has a router, else a dense part.
+pub(super) fn feed_forward(l: &mut Scope<'_, '_>, h: Value, c: &Config, i: usize, experts: Moe) -> Value {
+    match l.has("ffn_gate_inp.weight") {
+        true => l.moe(h, experts),
+        false => l.ffn(h, Ffn::glu(c.ff(i), Act::Silu)),
+    }
+}

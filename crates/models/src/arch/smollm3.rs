@@ -1,0 +1,42 @@
+//! SmolLM 3: Llama in which every fourth layer has no positions.
+
+use crate::{
+    Arch, Config,
+    blocks::{Attn, Blocks, Ffn},
+    hf::{Hf, INTERLEAVED_QK, LLAMA_LIKE},
+};
+use allod_plan::{Act, RopeStyle, Scope, Value};
+
+pub(super) static ARCH: Arch = Arch {
+    gguf: "smollm3",
+    model_type: "smollm3",
+    classes: &["SmolLM3ForCausalLM"],
+    keys,
+    names: &[LLAMA_LIKE, INTERLEAVED_QK],
+    forward,
+};
+
+fn keys(h: &mut Hf) {
+    h.expect_str("hidden_act", &["silu"]);
+    h.sliding_window_if("use_sliding_window");
+    h.copy_flags("no_rope_layers", "rope.layers");
+}
+
+fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
+    let rotated = c.list("rope.layers");
+    let mut x = m.tokens(c);
+    for i in 0..c.layers {
+        let positions = rotated.as_ref().map_or((i + 1) % 4 != 0, |flags| flags.get(i).is_none_or(|&f| f != 0));
+        let mut l = m.layer(i);
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("attn_norm", x, c.eps);
+            let rope = positions.then(|| c.rope(RopeStyle::Interleaved));
+            l.attention(h, Attn { rope, mask: c.mask(i, 0), ..Attn::gqa(c, i) })
+        });
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("ffn_norm", x, c.eps);
+            l.ffn(h, Ffn::glu(c.ff(i), Act::Silu))
+        });
+    }
+    m.logits(x, c)
+}

@@ -1,0 +1,8 @@
+//! From a Hugging Face folder to GGUF and back. Both read a [`WeightSource`](allod_formats::WeightSource), so either
+//! also rewrites what is in its own format already.
+
+mod folder;
+mod gguf;
+
+pub use folder::{FolderOptions, to_safetensors};
+pub use gguf::{GgufOptions, to_gguf};

@@ -1,0 +1,211 @@
+//! The configuration's rotary positions into metadata and back.
+
+use super::{Hf, keys::number};
+use crate::rope::{Scaling, frequencies, llama3_factors};
+use serde_json::{Map, Value as Json, json};
+
+impl Hf {
+    /// `rope_parameters` (Transformers 5), or `rope_theta` with `rope_scaling` (before).
+    pub(super) fn rope(&mut self) {
+        let nested = |v: &Json| v.as_object().is_some_and(|o| o.values().any(Json::is_object));
+        let mut params = self.get(&["rope_parameters", "rope_scaling"]).cloned().unwrap_or(Json::Null);
+        if nested(&params) {
+            if let Some(base) = params["sliding_attention"]["rope_theta"].as_f64() {
+                self.set("rope.freq_base_swa", base as f32);
+            }
+            if let Some(share) = params["sliding_attention"]["partial_rotary_factor"].as_f64() {
+                self.set("rope.partial_rotary_factor_swa", share as f32);
+            }
+            params = params["full_attention"].take();
+        }
+        let number =
+            |h: &Hf, name: &str| params.get(name).and_then(Json::as_f64).or_else(|| h.config.get(name)?.as_f64());
+        if let Some(base) = number(self, "rope_theta").or_else(|| number(self, "rotary_emb_base")) {
+            self.set("rope.freq_base", base as f32);
+        }
+        let heads = self.known("attention.head_count").unwrap_or(0);
+        let derived = self.known("embedding_length").and_then(|d| d.checked_div(heads)).unwrap_or(0);
+        let head_dim = self.known("attention.key_length").unwrap_or(derived);
+        let share = number(self, "partial_rotary_factor").or_else(|| number(self, "rotary_pct")).unwrap_or(1.0);
+        let dims = self.uint("rotary_dim").unwrap_or((head_dim as f64 * share) as u32);
+        if dims > 0 {
+            self.set("rope.dimension_count", dims);
+        }
+        self.rope_scaling(&params, dims as usize);
+    }
+
+    fn rope_scaling(&mut self, params: &Json, dims: usize) {
+        let kind = ["rope_type", "type"].iter().find_map(|k| params.get(k)?.as_str()).unwrap_or("default").to_owned();
+        let number = |name: &str| params.get(name).and_then(Json::as_f64);
+        let context = self.known("context_length").unwrap_or(0) as f64;
+        let original = number("original_max_position_embeddings")
+            .or(self.float("original_max_position_embeddings").map(f64::from))
+            .unwrap_or(context);
+        let factor = number("factor").unwrap_or(context / original.max(1.0));
+        match kind.as_str() {
+            "default" | "mrope" | "proportional" => return,
+            "llama3" => {
+                let base = self.meta.float(&format!("{}.rope.freq_base", self.arch)).unwrap_or(10_000.0);
+                let (low, high) = (number("low_freq_factor").unwrap_or(1.0), number("high_freq_factor").unwrap_or(4.0));
+                let list = llama3_factors(dims, base.into(), factor, low, high, original);
+                self.make("rope_freqs.weight", &list);
+                return;
+            }
+            "linear" | "dynamic" | "yarn" => {}
+            "longrope" | "su" => {
+                for (name, field) in [("long", "long_factor"), ("short", "short_factor")] {
+                    let list = params.get(field).and_then(Json::as_array).cloned().unwrap_or_default();
+                    let list: Vec<f32> = list.iter().filter_map(|v| v.as_f64().map(|v| v as f32)).collect();
+                    self.make(&format!("rope_factors_{name}.weight"), &list);
+                }
+                let computed = if factor <= 1.0 { 1.0 } else { (1.0 + libm::log(factor) / libm::log(original)).sqrt() };
+                self.set("rope.scaling.type", "longrope");
+                self.set("rope.scaling.attn_factor", number("attention_factor").unwrap_or(computed) as f32);
+                self.set("rope.scaling.original_context_length", original as u32);
+                return;
+            }
+            other => return self.reject("rope_type", "default, linear, dynamic, yarn, longrope or llama3", other),
+        }
+        self.set("rope.scaling.type", kind.as_str());
+        self.set("rope.scaling.factor", factor as f32);
+        self.set("rope.scaling.original_context_length", original as u32);
+        if kind == "yarn" {
+            self.yarn(params, factor);
+        }
+    }
+
+    fn yarn(&mut self, params: &Json, factor: f64) {
+        let number = |name: &str| params.get(name).and_then(Json::as_f64);
+        for (key, name) in [("beta_fast", "beta_fast"), ("beta_slow", "beta_slow")] {
+            if let Some(v) = number(name) {
+                self.set(&format!("rope.scaling.yarn_{key}"), v as f32);
+            }
+        }
+        // GGUF's attention factor multiplies the one that follows from the extension; Hugging Face's replaces it.
+        let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
+        let both = number("mscale").filter(|m| *m != 0.0).zip(number("mscale_all_dim").filter(|m| *m != 0.0));
+        let wanted = number("attention_factor").or(both.map(|(m, all)| magnitude(m) / magnitude(all)));
+        // DeepSeek's multiplier moves the magnitude into the scores.
+        let all = number("mscale_all_dim").filter(|m| *m != 0.0);
+        let implied = if all.is_some() { 1.0 } else { magnitude(1.0) };
+        if let Some(wanted) = wanted.filter(|w| all.is_none() || *w != 1.0) {
+            self.set("rope.scaling.attn_factor", (wanted / implied) as f32);
+        }
+        if let Some(all) = all {
+            self.set("rope.scaling.yarn_log_multiplier", (0.1 * all) as f32);
+        }
+        if params.get("truncate").and_then(Json::as_bool) == Some(false) {
+            self.set("rope.scaling.yarn_truncate", false);
+        }
+    }
+
+    /// The way back: `rope_parameters` as Transformers 5 writes them, one for each kind of layer where there are two.
+    pub(super) fn rope_back(&mut self) {
+        let mut params = Map::new();
+        params.insert("rope_type".into(), "default".into());
+        let known = |h: &Hf, key: &str| h.meta.float(&h.key(key));
+        if let Some(base) = known(self, "rope.freq_base") {
+            params.insert("rope_theta".into(), number(base));
+        }
+        let heads = self.known("attention.head_count").unwrap_or(0);
+        let derived = self.known("embedding_length").and_then(|d| d.checked_div(heads)).unwrap_or(0);
+        let head_dim = self.known("attention.key_length").unwrap_or(derived);
+        if let Some(dims) = self.known("rope.dimension_count").filter(|&d| d != head_dim && head_dim > 0) {
+            let share = dims as f64 / head_dim as f64;
+            let exact = (head_dim as f64 * share) as usize == dims;
+            params.insert("partial_rotary_factor".into(), json!(if exact { share } else { share.next_up() }));
+        }
+        self.scaling_back(&mut params);
+        let local = known(self, "rope.freq_base_swa").map(|base| {
+            let mut local = json!({ "rope_type": "default", "rope_theta": number(base) });
+            if let Some(share) = known(self, "rope.partial_rotary_factor_swa") {
+                local["partial_rotary_factor"] = number(share);
+            }
+            local
+        });
+        match local {
+            Some(local) => {
+                self.field("rope_parameters", json!({ "full_attention": params, "sliding_attention": local }));
+            }
+            None => self.field("rope_parameters", params),
+        }
+    }
+
+    fn scaling_back(&mut self, params: &mut Map<String, Json>) {
+        let float = |key: &str| self.meta.float(&self.key(&format!("rope.scaling.{key}")));
+        let mut set = |name: &str, v: Option<Json>| v.map(|v| params.insert(name.into(), v));
+        let kind = self.meta.str(&self.key("rope.scaling.type")).unwrap_or("none").to_owned();
+        let original = self.known("rope.scaling.original_context_length");
+        let table = |name: &str| allod_formats::codec::to_f32(self.made.get(name)?).ok();
+        if let (Some(list), "none") = (table("rope_freqs.weight"), kind.as_str()) {
+            let base = self.meta.float(&self.key("rope.freq_base")).unwrap_or(10_000.0);
+            for (name, v) in llama3_back(&list, base.into()) {
+                set(name, Some(v));
+            }
+            return;
+        }
+        if kind == "none" {
+            return;
+        }
+        set("rope_type", Some(kind.as_str().into()));
+        set("factor", float("factor").map(number));
+        set("original_max_position_embeddings", original.map(Json::from));
+        match kind.as_str() {
+            "longrope" => {
+                for (name, field) in [("long", "long_factor"), ("short", "short_factor")] {
+                    let list = table(&format!("rope_factors_{name}.weight"));
+                    set(field, list.map(|l| l.into_iter().map(number).collect()));
+                }
+                set("attention_factor", float("attn_factor").map(number));
+                // Phi 3 reads it from the top.
+                original.into_iter().for_each(|v| self.field("original_max_position_embeddings", v));
+            }
+            "yarn" => {
+                set("beta_fast", float("yarn_beta_fast").map(number));
+                set("beta_slow", float("yarn_beta_slow").map(number));
+                let factor = f64::from(float("factor").unwrap_or(1.0)).max(1.0);
+                let magnitude = 0.1 * libm::log(factor) + 1.0;
+                set("attention_factor", float("attn_factor").map(|v| json!(f64::from(v) * magnitude)));
+                set("mscale_all_dim", float("yarn_log_multiplier").map(|v| json!(f64::from(v) / 0.1)));
+                let truncate = self.meta.bool(&self.key("rope.scaling.yarn_truncate"));
+                set("truncate", truncate.map(Json::from));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The parameters that give Llama 3's divisors. They are known up to a common factor of the last three; the usual
+/// `low_freq_factor` of 1 settles it.
+fn llama3_back(list: &[f32], base: f64) -> Vec<(&'static str, Json)> {
+    let dims = 2 * list.len();
+    let factor = f64::from(list.iter().copied().fold(1.0, f32::max));
+    let (plain, _) = frequencies(dims, base as f32, &Scaling::None, 0, None);
+    // Between the bounds, the share of the kept frequency is linear in the frequency.
+    let shares = list.iter().zip(plain).filter_map(|(&d, f)| {
+        let share = (1.0 / f64::from(d) - 1.0 / factor) / (1.0 - 1.0 / factor);
+        (d > 1.0 && f64::from(d) < factor).then(|| (f64::from(f) / (2.0 * std::f64::consts::PI), share))
+    });
+    let shares: Vec<(f64, f64)> = shares.collect();
+    let (original, high) = match (shares.first(), shares.last()) {
+        (Some(a), Some(b)) if shares.len() > 1 => {
+            // original · x - share · high = 1 - share, at both ends
+            let determinant = b.0 * a.1 - a.0 * b.1;
+            let original = ((1.0 - b.1) * a.1 - (1.0 - a.1) * b.1) / determinant;
+            let high = ((1.0 - b.1) * a.0 - (1.0 - a.1) * b.0) / determinant;
+            (original, high)
+        }
+        (Some(a), _) => ((1.0 + 3.0 * a.1) / a.0, 4.0),
+        _ => (8192.0, 4.0),
+    };
+    let rounded = [(original.round(), (high * 100.0).round() / 100.0), (original, high)];
+    let fits = |&(original, high): &(f64, f64)| llama3_factors(dims, base, factor, 1.0, high, original) == list;
+    let (original, high) = rounded.into_iter().find(fits).unwrap_or((original, high));
+    vec![
+        ("rope_type", "llama3".into()),
+        ("factor", json!(factor)),
+        ("low_freq_factor", json!(1.0)),
+        ("high_freq_factor", json!(high)),
+        ("original_max_position_embeddings", json!(original)),
+    ]
+}

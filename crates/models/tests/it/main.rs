@@ -1,0 +1,11 @@
+//! Architectures against Transformers: every folder under `goldens/` is a small random model with the logits that
+//! Transformers computed for it.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+mod convert;
+mod embed;
+mod golden;
+mod known;
+mod legacy;
+mod malformed;
+mod registry;

@@ -1,0 +1,132 @@
+//! How much memory a plan takes: a fixed arena for activations by liveness, and estimates before anything is loaded.
+
+use crate::{PAGE, Plan, Rows, Value};
+use allod_tensor::DType;
+
+/// Most rows of each kind that a step may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLimits {
+    /// Tokens of a step.
+    pub tokens: usize,
+    /// Rows whose results are wanted.
+    pub outputs: usize,
+    /// Sequences in a step.
+    pub sequences: usize,
+}
+
+impl RowLimits {
+    /// The limit for one kind.
+    pub fn of(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.tokens,
+            Rows::Outputs => self.outputs,
+            Rows::Sequences => self.sequences,
+        }
+    }
+}
+
+/// Where each value lies in one arena of 4-byte elements; values whose lives do not overlap share space.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    offsets: Vec<usize>,
+    len: usize,
+}
+
+/// Starts of values are multiples of this many elements: one cache line.
+const ALIGN: usize = 16;
+
+impl Arena {
+    /// Places every value of `plan`. The result and the values in `keep` stay readable after the step.
+    pub fn new(plan: &Plan, limits: RowLimits, keep: &[Value]) -> Arena {
+        let size = |v: Value| {
+            let info = plan.value(v);
+            (limits.of(info.rows) * info.width).next_multiple_of(ALIGN)
+        };
+        let mut last = vec![0; plan.values.len()];
+        for (i, n) in plan.nodes.iter().enumerate() {
+            for v in n.inputs.iter().chain(&n.outputs) {
+                last[v.index()] = i;
+            }
+        }
+        for v in keep.iter().chain(&plan.result) {
+            last[v.index()] = usize::MAX;
+        }
+        let mut offsets = vec![usize::MAX; plan.values.len()];
+        let mut live: Vec<(usize, usize, usize)> = Vec::new();
+        let mut len = 0;
+        for (i, n) in plan.nodes.iter().enumerate() {
+            for &v in &n.outputs {
+                let need = size(v);
+                let mut at = 0;
+                for &(start, end, _) in &live {
+                    if start >= at + need {
+                        break;
+                    }
+                    at = at.max(end);
+                }
+                offsets[v.index()] = at;
+                live.push((at, at + need, last[v.index()]));
+                live.sort_unstable();
+                len = len.max(at + need);
+            }
+            live.retain(|&(_, _, end)| end > i);
+        }
+        Arena { offsets, len }
+    }
+
+    /// Elements in all.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// True when nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Where a value starts.
+    pub fn offset(&self, v: Value) -> usize {
+        self.offsets[v.index()]
+    }
+}
+
+/// Bytes a model takes when run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// Weights, as stored in the source.
+    pub weights: usize,
+    /// Key-value cache for one sequence at the given length.
+    pub cache: usize,
+    /// Recurrent state of one sequence.
+    pub state: usize,
+    /// Activations of one step.
+    pub activations: usize,
+}
+
+impl Estimate {
+    /// Everything together.
+    pub fn total(&self) -> usize {
+        self.weights + self.cache + self.state + self.activations
+    }
+}
+
+impl Plan {
+    /// Sizes the plan: `weight_bytes` tells each weight's stored size, `context` the positions cached in `cache_type`.
+    pub fn estimate(
+        &self,
+        weight_bytes: impl Fn(&str) -> usize,
+        context: usize,
+        cache_type: DType,
+        limits: RowLimits,
+    ) -> Estimate {
+        let cache = self.caches.iter().map(|c| {
+            let positions = c.horizon.map_or(context, |h| context.min(h + limits.tokens)).next_multiple_of(PAGE);
+            let blocks = c.width().div_ceil(cache_type.block());
+            positions * blocks * cache_type.block_bytes()
+        });
+        Estimate {
+            weights: self.params.iter().map(|p| weight_bytes(&p.name)).sum(),
+            cache: cache.sum(),
+            state: self.states.iter().sum::<usize>() * 4,
+            activations: Arena::new(self, limits, &[]).len() * 4,
+        }
+    }
+}

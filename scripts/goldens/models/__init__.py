@@ -1,0 +1,1 @@
+"""Small random models and their known answers, made with Transformers: see `make.py`."""
