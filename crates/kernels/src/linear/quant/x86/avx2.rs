@@ -24,7 +24,7 @@ macro_rules! panel {
 
         #[target_feature(enable = "avx2,fma,f16c")]
         fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
-            if let ([x], [sums]) = (x, &mut *sums) {
+            if let ([x], [sums], true) = (x, &mut *sums, T::PARTS > 0) {
                 for (first, n, chunk) in chunks::<T>(panel) {
                     $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
                 }
