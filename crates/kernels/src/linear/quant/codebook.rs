@@ -155,41 +155,46 @@ static IQ3_XXS_BOOK: LazyLock<Vec<u64>> =
 static IQ3_S_BOOK: LazyLock<Vec<u64>> = LazyLock::new(|| {
     book::<4>(DType::IQ3_S, (0, 1.0), 512, |b, i, row| (b[2 + i], b[66 + i / 8]) = (row as u8, (row >> 8) as u8))
 });
-/// Eight times the values, plus one.
+/// Eight times the values, plus one, plus 32: codes where delta is positive.
 static IQ1_BOOK: LazyLock<Vec<u64>> = LazyLock::new(|| {
-    book::<8>(DType::IQ1_S, (0, 8.0), 2048, |b, i, row| (b[2 + i], b[34 + i / 4]) = (row as u8, (row >> 8) as u8))
+    let put = |b: &mut [u8], i: usize, row: usize| (b[2 + i], b[34 + i / 4]) = (row as u8, (row >> 8) as u8);
+    let rows = book::<8>(DType::IQ1_S, (0, 8.0), 2048, put).into_iter();
+    rows.map(|row| u64::from_le_bytes(row.to_le_bytes().map(|c| c.wrapping_add(32)))).collect()
 });
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XXS, offset 128, chain 1, |b, out| {
+    let book = &**IQ2_XXS_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = u32_at(b, 2 + g * 8 + 4);
         out.scales[2 * g..][..2].fill(odd(word >> 28));
         for (l, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *codes = signed(IQ2_XXS_BOOK[usize::from(b[2 + g * 8 + l])], even(word >> (7 * l)));
+            *codes = signed(book[usize::from(b[2 + g * 8 + l])], even(word >> (7 * l)));
         }
     }
 });
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XS, offset 128, chain 1, |b, out| {
+    let book = &**IQ2_XS_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (i, s) in out.scales.iter_mut().enumerate() {
         *s = odd(nibble(b[66 + i / 2], i));
     }
     for (i, codes) in out.codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let word = u16_at(b, 2 + i * 2);
-        *codes = signed(IQ2_XS_BOOK[usize::from(word & 511)], even(u32::from(word >> 9)));
+        *codes = signed(book[usize::from(word & 511)], even(u32::from(word >> 9)));
     }
 });
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_S, offset 128, chain 1, |b, out| {
+    let book = &**IQ2_S_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (i, s) in out.scales.iter_mut().enumerate() {
         *s = odd(nibble(b[74 + i / 2], i));
     }
     for (i, codes) in out.codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let row = usize::from(b[2 + i]) | usize::from(b[66 + i / 4] >> (i % 4 * 2) & 3) << 8;
-        *codes = signed(IQ2_S_BOOK[row], b[34 + i]);
+        *codes = signed(book[row], b[34 + i]);
     }
 });
 
@@ -200,7 +205,7 @@ fn join(a: u64, b: u64) -> u64 {
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_XXS, offset 128, chain 1, |b, out| {
     out.d = f16_at(b, 0) * 0.25;
-    let book = &*IQ3_XXS_BOOK;
+    let book = &**IQ3_XXS_BOOK;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = u32_at(b, 66 + g * 4);
         out.scales[2 * g..][..2].fill(odd(word >> 28));
@@ -213,7 +218,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_XXS, o
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_S, offset 128, chain 1, |b, out| {
     out.d = f16_at(b, 0);
-    let book = &*IQ3_S_BOOK;
+    let book = &**IQ3_S_BOOK;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         out.scales[2 * g..][..2].fill(odd(nibble(b[106 + g / 2], g)));
         let row = |i: usize| usize::from(b[2 + g * 8 + i]) | usize::from(b[66 + g] >> i & 1) << 8;
@@ -223,26 +228,26 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_S, off
     }
 });
 
-/// Eight codes of IQ1, plus 32: those of the book, or two less where delta is negative.
-fn shifted(row: usize, negative: bool) -> [u8; 8] {
-    let codes = IQ1_BOOK[row].to_le_bytes();
-    let up = if negative { 30 } else { 32 };
-    codes.map(|c| c.wrapping_add(up))
+/// Eight codes of IQ1: two less than the book's where delta is negative.
+fn shifted(codes: u64, negative: bool) -> [u8; 8] {
+    (codes - u64::from(negative) * 0x0202_0202_0202_0202).to_le_bytes()
 }
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_S, offset 32, chain 4, |b, out| {
+    let book = &**IQ1_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = u16_at(b, 34 + g * 2);
         out.scales[2 * g..][..2].fill(odd(u32::from(word >> 12 & 7)));
         for (l, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let row = usize::from(b[2 + g * 4 + l]) | usize::from(word >> (3 * l) & 7) << 8;
-            *codes = shifted(row, word & 0x8000 != 0);
+            *codes = shifted(book[row], word & 0x8000 != 0);
         }
     }
 });
 
 codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_M, offset 32, chain 4, |b, out| {
+    let book = &**IQ1_BOOK;
     let word = |i: usize| u16_at(b, 48 + i * 2);
     let d = word(0) >> 12 | word(1) >> 8 & 0xf0 | word(2) >> 4 & 0xf00 | word(3) & 0xf000;
     out.d = f16::from_bits(d).to_f32() * 0.125;
@@ -251,7 +256,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_M, off
     }
     for (i, codes) in out.codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let upper = b[32 + i / 2] >> (i % 2 * 4);
-        *codes = shifted(usize::from(b[i]) | usize::from(upper & 7) << 8, upper & 8 != 0);
+        *codes = shifted(book[usize::from(b[i]) | usize::from(upper & 7) << 8], upper & 8 != 0);
     }
 });
 
