@@ -1,6 +1,6 @@
 //! The commands and what they share.
 
-use crate::commands::{architectures, bench, completions, embed, inspect, logits, run, synth, tokenize};
+use crate::commands::{architectures, bench, completions, convert, embed, inspect, logits, run, synth, tokenize};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Logits(logits::LogitsArgs),
     Embed(embed::EmbedArgs),
     Bench(bench::BenchArgs),
+    Convert(convert::ConvertArgs),
     Synth(synth::SynthArgs),
     Architectures(architectures::ArchitecturesArgs),
     Completions(completions::CompletionsArgs),

@@ -1,6 +1,7 @@
 pub(crate) mod architectures;
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod embed;
 pub(crate) mod inspect;
 pub(crate) mod logits;
