@@ -136,8 +136,11 @@ pub(super) fn complete(vocab: &mut Vocab, more: &[u32]) {
     }
     let find = |text: &str| found.iter().find(|(t, _)| *t == text).map(|&(_, id)| id);
     let mut stops: BTreeSet<u32> = ENDING.iter().filter_map(|text| find(text)).chain(more.iter().copied()).collect();
-    let roles: Vec<(Role, Option<u32>)> =
-        TELLING.iter().chain(TELLING_CONTROL).map(|(role, texts)| (*role, texts.iter().find_map(|text| find(text)))).collect();
+    let roles: Vec<(Role, Option<u32>)> = TELLING
+        .iter()
+        .chain(TELLING_CONTROL)
+        .map(|(role, texts)| (*role, texts.iter().find_map(|text| find(text))))
+        .collect();
     // In harmony's and Solar's formats `<|end|>` ends a message, not the answer; Gemma 4 has `</s>` as an HTML tag.
     let all = |texts: &[&str]| texts.iter().all(|text| find(text).is_some());
     if all(&["<|return|>", "<|call|>"]) || all(&["<|calls|>", "<|flush|>"]) {
