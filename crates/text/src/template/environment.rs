@@ -96,7 +96,8 @@ fn indent(text: &str, positional: Rest<Value>, kwargs: Kwargs) -> Result<String,
         if i > 0 {
             out.push('\n');
         }
-        if if i == 0 { first } else { blank || !line.is_empty() } {
+        let indented = if i == 0 { first } else { blank || !line.is_empty() };
+        if indented {
             out.push_str(&indentation);
         }
         out.push_str(line);

@@ -46,11 +46,15 @@ pub(super) fn translate(source: &str) -> String {
         };
         let (tag, after) = rest.split_at(length);
         rest = after;
-        if tag.starts_with("{#") || length < 4 {
+        // A comment, a brace that opens nothing, or a tag that does not end: the parser's business.
+        let inner = ["{{", "{%"]
+            .iter()
+            .zip(["}}", "%}"])
+            .find_map(|(open, close)| Some((*open, tag.strip_prefix(open)?.strip_suffix(close)?, close)));
+        let Some((open, inner, close)) = inner else {
             out.push_str(tag);
             continue;
-        }
-        let (open, inner, close) = (&tag[..2], &tag[2..length - 2], &tag[length - 2..]);
+        };
         out.push_str(open);
         out.push_str(&translate_tag(inner, open == "{%"));
         out.push_str(close);

@@ -68,8 +68,8 @@ impl Bpe {
     fn new(alphabet: Alphabet, ids: Ids, merges: Merges, options: Options) -> Bpe {
         let Options { whole_words, unk, fuse_unk, word_end, .. } = options;
         let word_end = word_end.filter(|s| !s.is_empty()).map(|suffix| {
-            let ends = |(text, &id): (&Box<[u8]>, &u32)| Some((text.strip_suffix(suffix.as_bytes())?.into(), id));
-            let finals = ids.iter().filter_map(ends).collect();
+            let finals =
+                ids.iter().filter_map(|(text, &id)| Some((text.strip_suffix(suffix.as_bytes())?.into(), id))).collect();
             (suffix, finals)
         });
         Bpe { alphabet, merges, whole: whole_words.then_some(ids), unk, fuse_unk, word_end }

@@ -20,8 +20,11 @@ const NAMES: &[(Role, &str)] = &[
     (Role::Eot, "eot_token"),
 ];
 
+/// Texts of special tokens and their ids.
+type SpecialIds = &'static [(&'static str, u32)];
+
 /// Names of OpenAI's rank files, the way of cutting, and what is special there.
-const TIKTOKEN: &[(&str, &str, &[(&str, u32)])] = &[
+const TIKTOKEN: &[(&str, &str, SpecialIds)] = &[
     ("o200k_base.tiktoken", "gpt-4o", &[("<|endoftext|>", 199_999), ("<|endofprompt|>", 200_018)]),
     (
         "cl100k_base.tiktoken",
@@ -46,8 +49,7 @@ impl Tokenizer {
     pub fn from_folder(folder: &Path) -> Result<Tokenizer, Error> {
         let beside = beside(folder)?;
         match source(folder)? {
-            // An id of a token is not larger than the text of all of them.
-            Source::Json(file) => return json::from_value(&file, file.to_string().len(), &beside),
+            Source::Json { file, size } => return json::from_value(&file, size, &beside),
             Source::SentencePiece(bytes) => {
                 let mut meta = sentencepiece::metadata(&bytes)?;
                 if let Some(&eot) =
@@ -78,7 +80,12 @@ impl Tokenizer {
 /// The file that describes a folder's vocabulary.
 pub(super) enum Source {
     /// `tokenizer.json`, or what older files amount to.
-    Json(Value),
+    Json {
+        /// Its content.
+        file: Value,
+        /// Bytes it was read from.
+        size: usize,
+    },
     /// `tokenizer.model`.
     SentencePiece(Vec<u8>),
     /// Ranks, or nothing at all.
@@ -88,12 +95,16 @@ pub(super) enum Source {
 pub(super) fn source(folder: &Path) -> Result<Source, Error> {
     if let Some(bytes) = read(folder, "tokenizer.json")? {
         let file = serde_json::from_slice(&bytes);
-        return file.map(Source::Json).map_err(|e| Error::malformed("tokenizer.json", "JSON", e.to_string()));
+        let file = file.map_err(|e| Error::malformed("tokenizer.json", "JSON", e.to_string()))?;
+        return Ok(Source::Json { file, size: bytes.len() });
     }
     if let Some(bytes) = read(folder, "tokenizer.model")? {
         return Ok(Source::SentencePiece(bytes));
     }
-    Ok(plain_files(folder)?.map_or(Source::Tiktoken, Source::Json))
+    Ok(plain_files(folder)?.map_or(Source::Tiktoken, |file| {
+        let size = file.to_string().len();
+        Source::Json { file, size }
+    }))
 }
 
 /// The bytes of a file, or `None` when there is no such file.

@@ -176,11 +176,12 @@ fn ranked_merges(lines: &[String], ids: &Ids, spell: impl Fn(&str) -> Vec<u8>) -
         let Some(cut) = cut else {
             return Err(Error::malformed(format!("tokenizer.ggml.merges[{rank}]"), "two texts", line.clone()));
         };
-        let (mut joined, right) = (spell(&line[..cut]), spell(&line[cut + 1..]));
-        let left = ids.get(&joined[..]).copied();
-        joined.extend_from_slice(&right);
+        let mut both = spell(&line[..cut]);
+        let middle = both.len();
+        both.extend_from_slice(&spell(&line[cut + 1..]));
+        let (left, right) = both.split_at(middle);
         // A merge of what is no token can never happen; files have such lines where tokens were taken out.
-        if let (Some(left), Some(&right), Some(&id)) = (left, ids.get(&right[..]), ids.get(&joined[..])) {
+        if let (Some(&left), Some(&right), Some(&id)) = (ids.get(left), ids.get(right), ids.get(&both[..])) {
             merges.entry((left, right)).or_insert((rank, id));
         }
     }

@@ -28,7 +28,7 @@ const NO_SCORE: f32 = -1e9;
 pub fn to_gguf(folder: &Path) -> Result<Metadata, Error> {
     let tokenizer = Tokenizer::from_folder(folder)?;
     let mut meta = match folder::source(folder)? {
-        Source::Json(file) => from_json(&file, &tokenizer)?,
+        Source::Json { file, .. } => from_json(&file, &tokenizer)?,
         Source::SentencePiece(bytes) => sentencepiece::metadata(&bytes)?,
         Source::Tiktoken => from_merges(&tokenizer, &[])?,
     };

@@ -58,8 +58,8 @@ pub(super) struct Words<'a> {
 impl<'a> Words<'a> {
     /// `text` as one word.
     pub(super) fn new(text: Cow<'a, str>) -> Words<'a> {
-        let spans = vec![0..text.len() as u32];
-        Words { text, spans }
+        let whole = 0..text.len() as u32;
+        Words { text, spans: vec![whole] }
     }
 
     /// The words.

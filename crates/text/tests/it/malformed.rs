@@ -2,6 +2,8 @@
 
 use allod_formats::{Array, Metadata, Value};
 use allod_text::Tokenizer;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
 /// A small vocabulary that is right.
@@ -208,4 +210,140 @@ fn tiktoken_files() {
         let error = Tokenizer::from_tiktoken(bytes, "gpt-4o", &[]).expect_err("refused").to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// Bytes with a few of them changed, cut off or doubled.
+fn damaged(bytes: &[u8]) -> impl Strategy<Value = Vec<u8>> + use<> {
+    let bytes = bytes.to_vec();
+    let length = bytes.len();
+    (prop::collection::vec((0..length, any::<u8>()), 0..6), prop::option::of(0..length), any::<bool>()).prop_map(
+        move |(changes, end, ascii)| {
+            let mut out = bytes.clone();
+            for (at, byte) in changes {
+                // Damage that stays JSON for longer gets further in.
+                out[at] = if ascii { b"0123456789\"[]{},:-\\ e"[byte as usize % 21] } else { byte };
+            }
+            out.truncate(end.unwrap_or(length));
+            out
+        },
+    )
+}
+
+fn each(cases: u32, strategy: impl Strategy<Value = Vec<u8>>, read: impl Fn(&[u8])) {
+    let config = Config { failure_persistence: None, ..Config::with_cases(cases) };
+    TestRunner::new(config)
+        .run(&strategy, |bytes| {
+            read(&bytes);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn damaged_files_never_panic() {
+    let text = " Hello <s> wörld\n🦙 \u{301}12345";
+    let use_it = |tokenizer: Result<Tokenizer, _>| {
+        if let Ok(tokenizer) = tokenizer {
+            let ids = tokenizer.encode(text, allod_text::Special { parse: true, add: true }).unwrap_or_default();
+            tokenizer.decode(&ids, false);
+        }
+    };
+    let small = json!({
+        "added_tokens": [{"id": 9, "content": "<s>", "special": true, "lstrip": true, "rstrip": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Replace", "pattern": {"Regex": "l+"}, "content": "L"}]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}, {"type": "Split", "pattern": {"Regex": "\\d{1,3}(?=x|$)"}, "behavior": "MergedWithNext", "invert": false}]},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}], "special_tokens": {"<s>": {"ids": [9]}}},
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
+        "model": {"type": "BPE", "vocab": {"▁": 0, "H": 1, "e": 2, "He": 3, "▁He": 4, "1": 5, "<unk>": 6}, "merges": ["H e", ["▁", "He"]], "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true},
+    });
+    each(3000, damaged(small.to_string().as_bytes()), |bytes| use_it(Tokenizer::from_json(bytes)));
+    let Some(data) = allod_testkit::data() else { return };
+    let model = std::fs::read(data.join("tokenizer/llama2_tokenizer.model")).unwrap();
+    // The beginning has pieces, the end the specifications.
+    let short = [&model[..3000], &model[model.len() - 700..]].concat();
+    each(3000, damaged(&short), |bytes| use_it(Tokenizer::from_sentencepiece(bytes)));
+    let ranks = std::fs::read(data.join("tokenizer/o200k_base.tiktoken")).unwrap();
+    each(30, damaged(&ranks[..4000]), |bytes| use_it(Tokenizer::from_tiktoken(bytes, "gpt-4o", &[("<s>", 300)])));
+}
+
+#[test]
+fn templates_of_random_pieces_never_panic() {
+    let pieces = prop::sample::select(vec![
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{#",
+        "#}",
+        "-",
+        "+",
+        " ",
+        "\n",
+        "for",
+        "in",
+        "if",
+        "else",
+        "endif",
+        "endfor",
+        "set",
+        "macro",
+        "endmacro",
+        "call",
+        "endcall",
+        "generation",
+        "endgeneration",
+        "raw",
+        "endraw",
+        "messages",
+        "m",
+        ".",
+        "items",
+        "get",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ":",
+        ",",
+        "|",
+        "safe",
+        "map",
+        "tojson",
+        "indent",
+        "'",
+        "\"",
+        "\\",
+        "é",
+        "1",
+        "0.5",
+        "1e300",
+        "~",
+        "*",
+        "/",
+        "//",
+        "**",
+        "%",
+        "==",
+        "not",
+        "is",
+        "none",
+        "iterable",
+        "namespace",
+        "x",
+        "=",
+        "loop",
+        "range",
+        "-1",
+        "::",
+    ]);
+    let source = prop::collection::vec(pieces, 0..30).prop_map(|pieces| pieces.concat().into_bytes());
+    each(5000, source, |bytes| {
+        let source = std::str::from_utf8(bytes).unwrap();
+        if let Ok(template) = allod_text::Template::new(source) {
+            let messages = json!([{"role": "user", "content": "Hi", "items": {"x": 1}}]);
+            let _ = template.render(&allod_text::Conversation { messages, ..Default::default() });
+        }
+    });
 }
