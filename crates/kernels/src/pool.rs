@@ -5,9 +5,9 @@
 //! time, so a worker that the operating system holds back takes nothing away from the others: a region ends when its
 //! tasks are done, not when every worker has come by.
 //!
-//! On shared cores the harm comes from a worker that is put aside in the middle of a task: all wait for it. The caller
-//! then sleeps (an idle core is where the scheduler moves that worker to), and if it happens again and again, the
-//! caller works alone for a while.
+//! On shared cores two things do harm. A woken worker may land on the caller's core and spin there while the caller
+//! waits to run: so whoever spins gives the core away between looks. And a worker may be put aside in the middle of a
+//! task that all wait for: the caller then soon sleeps, for an idle core is where the scheduler moves that worker to.
 #![expect(unsafe_code, reason = "tasks borrow from the caller, who waits for them")]
 
 use std::{
@@ -28,29 +28,17 @@ use std::{
 const WORKER_SPIN: Duration = Duration::from_micros(60);
 /// How long the caller spins for the last tasks before it sleeps.
 const CALLER_SPIN: Duration = Duration::from_micros(40);
-/// A wait for the last tasks longer than this means that a worker was put aside.
-const STALL: Duration = Duration::from_micros(400);
-/// How long the caller first works alone after a stall; doubled while stalls go on, up to [`ALONE_MAX`].
-const ALONE_MIN: Duration = Duration::from_millis(2);
-const ALONE_MAX: Duration = Duration::from_millis(128);
-
 /// Threads that share the tasks of one region after the other.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     /// Held by the caller of the running region: callers from several threads take turns.
-    turn: Mutex<Alone>,
+    turn: Mutex<()>,
 }
 
 struct Worker {
     sleeping: Arc<AtomicBool>,
     handle: Option<JoinHandle<()>>,
-}
-
-/// When the caller works without the workers.
-struct Alone {
-    until: Option<Instant>,
-    next: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -101,7 +89,7 @@ impl Pool {
             stop: AtomicBool::new(false),
         });
         let workers = (1..threads).filter_map(|i| Worker::start(i, &shared)).collect();
-        Pool { shared, workers, turn: Mutex::new(Alone { until: None, next: ALONE_MIN }) }
+        Pool { shared, workers, turn: Mutex::new(()) }
     }
 
     /// Threads that work on a region, the caller's included.
@@ -118,24 +106,20 @@ impl Pool {
         if tasks <= 1 || self.workers.is_empty() || IN_TASK.get() {
             return (0..tasks).for_each(task);
         }
-        let mut alone = lock(&self.turn);
-        if alone.is_due() {
-            drop(alone);
-            return (0..tasks).for_each(task);
-        }
+        let turn = lock(&self.turn);
         // A count above what the state's half holds is cut into regions.
         let most = u32::MAX as usize;
         for first in (0..tasks).step_by(most) {
-            self.region(&mut alone, most.min(tasks - first), &|i| task(first + i));
+            self.region(most.min(tasks - first), &|i| task(first + i));
         }
-        drop(alone);
+        drop(turn);
         let panic = lock(&self.shared.panic).take();
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
     }
 
-    fn region(&self, alone: &mut Alone, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    fn region(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         *lock(&shared.caller) = Some(thread::current());
         shared.done.0.store(0, Relaxed);
@@ -152,7 +136,7 @@ impl Pool {
             }
         }
         shared.work();
-        alone.learn(shared.wait(tasks));
+        shared.wait(tasks);
     }
 }
 
@@ -180,25 +164,6 @@ impl Worker {
     fn unpark(&self) {
         if let Some(handle) = &self.handle {
             handle.thread().unpark();
-        }
-    }
-}
-
-impl Alone {
-    /// True while the caller should work alone.
-    fn is_due(&self) -> bool {
-        self.until.is_some_and(|t| Instant::now() < t)
-    }
-
-    /// Takes note of how long the caller waited for the last tasks of a region.
-    fn learn(&mut self, waited: Duration) {
-        if waited > STALL {
-            self.until = Some(Instant::now() + self.next);
-            self.next = (self.next * 2).min(ALONE_MAX);
-        } else if self.until.take().is_some() {
-            // The first region after a time alone went well; the next stall counts as the first again only after a
-            // run of such regions.
-            self.next = self.next.max(ALONE_MIN * 2) / 2;
         }
     }
 }
@@ -233,13 +198,9 @@ impl Shared {
         None
     }
 
-    /// Waits until `tasks` are done; gives how long that took.
-    fn wait(&self, tasks: usize) -> Duration {
+    /// Waits until `tasks` are done.
+    fn wait(&self, tasks: usize) {
         let done = || self.done.0.load(SeqCst) == tasks;
-        if spin_until(Duration::ZERO, done) {
-            return Duration::ZERO;
-        }
-        let start = Instant::now();
         if !spin_until(CALLER_SPIN, done) {
             self.caller_sleeps.store(true, SeqCst);
             while !done() {
@@ -247,7 +208,6 @@ impl Shared {
             }
             self.caller_sleeps.store(false, SeqCst);
         }
-        start.elapsed()
     }
 
     /// A worker's life.
@@ -266,7 +226,8 @@ impl Shared {
     }
 }
 
-/// Spins until `ready` or until `limit` has passed; gives whether it is ready. The first 64 looks are free of charge.
+/// Spins until `ready` or until `limit` has passed; gives whether it is ready. Between looks it lets others run: the
+/// one it waits for may want this very core.
 fn spin_until(limit: Duration, ready: impl Fn() -> bool) -> bool {
     let mut start = None;
     loop {
@@ -279,6 +240,7 @@ fn spin_until(limit: Duration, ready: impl Fn() -> bool) -> bool {
         if start.get_or_insert_with(Instant::now).elapsed() >= limit {
             return false;
         }
+        thread::yield_now();
     }
 }
 

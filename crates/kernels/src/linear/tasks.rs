@@ -201,9 +201,10 @@ impl Out<'_> {
 
     /// Panel after panel: sums from 0, what `add` adds to them, and their way out.
     fn each(&self, expert: usize, panels: Range<usize>, to: &[usize], mut add: impl FnMut(&[u8], &mut [Sums])) {
+        let mut all = [[0.0; ROWS]; MAX_ROWS];
+        let sums = &mut all[..to.len()];
         for panel in panels {
-            let mut sums = [[0.0; ROWS]; MAX_ROWS];
-            let sums = &mut sums[..to.len()];
+            sums.fill([0.0; ROWS]);
             self.w.with_panel(expert, panel, |bytes| add(bytes, sums));
             self.write(expert, panel, to, sums);
         }
