@@ -3,7 +3,7 @@
 use crate::Error;
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -14,7 +14,8 @@ struct Staged {
     file: BufWriter<File>,
     temporary: PathBuf,
     target: PathBuf,
-    published: bool,
+    /// Stays where it is when dropped: published, or to be continued.
+    keep: bool,
 }
 
 impl Staged {
@@ -24,9 +25,46 @@ impl Staged {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let temporary = target.with_file_name(format!(".{name}.{}-{number}.partial", std::process::id()));
         let file = File::create_new(&temporary).map_err(Error::io(&temporary))?;
-        let mut staged = Staged { file: BufWriter::with_capacity(1 << 20, file), temporary, target, published: false };
+        let mut staged = Staged { file: BufWriter::with_capacity(1 << 20, file), temporary, target, keep: false };
         staged.write(start)?;
         Ok(staged)
+    }
+
+    /// Continues the file that an interrupted run left, or starts one that a later run can continue. Gives how many of
+    /// the `sizes` (of tensors, each with its padding) are there. A file that starts otherwise is another work's: it is
+    /// overwritten.
+    fn resume(
+        target: PathBuf,
+        start: &[u8],
+        sizes: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<(Staged, usize), Error> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = target.with_file_name(format!(".{name}.partial"));
+        let named = temporary.clone();
+        let io = Error::io(&named);
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(&temporary);
+        let mut file = options.map_err(&io)?;
+        file.try_lock().map_err(|e| io(e.into()))?;
+        let mut found = Vec::with_capacity(start.len());
+        Read::by_ref(&mut file).take(start.len() as u64).read_to_end(&mut found).map_err(&io)?;
+        let (mut end, mut complete) = (0, 0);
+        if found == start {
+            let length = file.metadata().map_err(&io)?.len();
+            end = start.len() as u64;
+            for (bytes, padding) in sizes {
+                if length < end + bytes as u64 {
+                    break;
+                }
+                (end, complete) = (end + (bytes + padding) as u64, complete + 1);
+            }
+        }
+        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(&io)?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        let mut staged = Staged { file, temporary, target, keep: true };
+        if end == 0 {
+            staged.write(start)?;
+        }
+        Ok((staged, complete))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -40,14 +78,14 @@ impl Staged {
 
     fn publish(&mut self) -> Result<(), Error> {
         fs::rename(&self.temporary, &self.target).map_err(Error::io(&self.target))?;
-        self.published = true;
+        self.keep = true;
         Ok(())
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.keep {
             // Nobody is left to tell if it fails.
             let _ = fs::remove_file(&self.temporary);
         }
@@ -81,6 +119,30 @@ impl Stage {
     pub(crate) fn create(path: &Path, files: Vec<(PathBuf, Vec<u8>)>, tensors: Vec<Planned>) -> Result<Stage, Error> {
         let files = files.into_iter().map(|(path, start)| Staged::create(path, &start)).collect::<Result<_, _>>()?;
         Ok(Stage { path: path.into(), files, tensors, at: 0, done: 0 })
+    }
+
+    /// As [`Stage::create`], but takes up what an interrupted run of the same work left and leaves it when dropped.
+    /// Gives how many tensors, the first ones, are there already.
+    pub(crate) fn resume(
+        path: &Path,
+        starts: Vec<(PathBuf, Vec<u8>)>,
+        tensors: Vec<Planned>,
+    ) -> Result<(Stage, usize), Error> {
+        let (mut files, mut at) = (Vec::new(), 0);
+        for (i, (target, start)) in starts.into_iter().enumerate() {
+            let of_file = tensors.iter().filter(|t| t.file == i).map(|t| (t.bytes, t.padding));
+            // After a file with gaps nothing counts.
+            let continues = tensors[..at].len() == tensors.iter().filter(|t| t.file < i).count();
+            let (file, complete) = Staged::resume(target, &start, of_file.filter(|_| continues))?;
+            at += complete;
+            files.push(file);
+        }
+        Ok((Stage { path: path.into(), files, tensors, at, done: 0 }, at))
+    }
+
+    /// Removes what is there so far.
+    pub(crate) fn discard(mut self) {
+        self.files.iter_mut().for_each(|f| f.keep = false);
     }
 
     /// Appends bytes to the tensor called `name`: the current one, or the next when the current one is complete.

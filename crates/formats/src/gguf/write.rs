@@ -68,28 +68,31 @@ impl Writer {
         layout: &Layout,
     ) -> Result<Writer, Error> {
         let path = path.as_ref();
-        check_keys(path, metadata)?;
-        let alignment = header::alignment_of(path, metadata).map_err(|_| {
-            let found = metadata.get(header::ALIGNMENT_KEY).map_or(String::new(), |v| format!("{v:?}"));
-            Error::unwritable(path, format!("key {:?}", header::ALIGNMENT_KEY), "a power of two as u32", found)
-        })?;
-        let sized = check_tensors(path, alignment, tensors.into_iter().collect())?;
-        let parts = divide(&sized, alignment, layout);
-        if parts.len() > split::MOST {
-            let (expected, found) = (format!("at most {} files", split::MOST), parts.len());
-            return Err(Error::unwritable(path, format!("key {:?}", split::COUNT), expected, found));
-        }
-        let (mut files, mut planned) = (Vec::new(), Vec::new());
-        for (no, part) in parts.iter().enumerate() {
-            let metadata = part_metadata(metadata, no, parts.len(), sized.len());
-            files.push((target(path, no, parts.len()), start_of_file(&metadata, part, alignment, layout)));
-            for (i, (name, _, bytes)) in part.iter().enumerate() {
-                let padded = layout.padded_end || i + 1 < part.len();
-                let padding = if padded { bytes.next_multiple_of(alignment) - bytes } else { 0 };
-                planned.push(Planned { name: name.clone(), bytes: *bytes, file: no, padding });
-            }
-        }
+        let (files, planned) = plan(path, metadata, tensors, layout)?;
         Ok(Writer(Stage::create(path, files, planned)?))
+    }
+
+    /// As [`Writer::create`], for long work that may be interrupted: what was written stays in a hidden file beside the
+    /// target, and the next call with the same path, metadata and tensors goes on from there. Gives how many tensors,
+    /// the first ones, are complete. Whatever the bytes depend on should therefore stand in the metadata.
+    ///
+    /// # Errors
+    /// As [`Writer::create`]; [`Error::Io`] also while another process writes the same file.
+    pub fn resume(
+        path: impl AsRef<Path>,
+        metadata: &Metadata,
+        tensors: impl IntoIterator<Item = (String, TensorInfo)>,
+        layout: &Layout,
+    ) -> Result<(Writer, usize), Error> {
+        let path = path.as_ref();
+        let (files, planned) = plan(path, metadata, tensors, layout)?;
+        let (stage, complete) = Stage::resume(path, files, planned)?;
+        Ok((Writer(stage), complete))
+    }
+
+    /// Gives up and removes what was written, also what [`Writer::resume`] would find.
+    pub fn discard(self) {
+        self.0.discard();
     }
 
     /// Appends bytes to the tensor called `name`, in as many pieces as the caller likes. Tensors come in the order
@@ -108,6 +111,39 @@ impl Writer {
     pub fn finish(self) -> Result<Vec<PathBuf>, Error> {
         self.0.finish()
     }
+}
+
+/// Where files will stand and what they start with; the tensors to come.
+type Planning = (Vec<(PathBuf, Vec<u8>)>, Vec<Planned>);
+
+fn plan(
+    path: &Path,
+    metadata: &Metadata,
+    tensors: impl IntoIterator<Item = (String, TensorInfo)>,
+    layout: &Layout,
+) -> Result<Planning, Error> {
+    check_keys(path, metadata)?;
+    let alignment = header::alignment_of(path, metadata).map_err(|_| {
+        let found = metadata.get(header::ALIGNMENT_KEY).map_or(String::new(), |v| format!("{v:?}"));
+        Error::unwritable(path, format!("key {:?}", header::ALIGNMENT_KEY), "a power of two as u32", found)
+    })?;
+    let sized = check_tensors(path, alignment, tensors.into_iter().collect())?;
+    let parts = divide(&sized, alignment, layout);
+    if parts.len() > split::MOST {
+        let (expected, found) = (format!("at most {} files", split::MOST), parts.len());
+        return Err(Error::unwritable(path, format!("key {:?}", split::COUNT), expected, found));
+    }
+    let (mut files, mut planned) = (Vec::new(), Vec::new());
+    for (no, part) in parts.iter().enumerate() {
+        let metadata = part_metadata(metadata, no, parts.len(), sized.len());
+        files.push((target(path, no, parts.len()), start_of_file(&metadata, part, alignment, layout)));
+        for (i, (name, _, bytes)) in part.iter().enumerate() {
+            let padded = layout.padded_end || i + 1 < part.len();
+            let padding = if padded { bytes.next_multiple_of(alignment) - bytes } else { 0 };
+            planned.push(Planned { name: name.clone(), bytes: *bytes, file: no, padding });
+        }
+    }
+    Ok((files, planned))
 }
 
 /// Writes a whole model from another source.

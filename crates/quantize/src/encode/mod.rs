@@ -67,6 +67,21 @@ pub fn encode(
     importance: Option<&[f32]>,
     out: &mut Vec<u8>,
 ) -> Result<(), Error> {
+    encode_on(Isa::best(), dtype, columns, values, importance, out)
+}
+
+/// As [`encode`], with the instructions asked for. The bytes are the same.
+///
+/// # Errors
+/// [`Error`].
+pub fn encode_on(
+    isa: Isa,
+    dtype: DType,
+    columns: usize,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     if columns == 0 || !columns.is_multiple_of(dtype.block()) || !values.len().is_multiple_of(columns) {
         return Err(Error::CutBlock { dtype, columns });
     }
@@ -78,7 +93,7 @@ pub fn encode(
     }
     out.reserve(values.len() / dtype.block() * dtype.block_bytes());
     use DType::*;
-    let rows = Rows { columns, values, importance: importance.map(usable) };
+    let rows = Rows { isa, columns, values, importance: importance.map(usable) };
     match dtype {
         Q4_0 if importance.is_some() => rows.pack::<blocks::Q40, _, _>(out),
         Q4_1 if importance.is_some() => rows.pack::<blocks::Q41, _, _>(out),
@@ -121,6 +136,7 @@ fn usable(importance: &[f32]) -> Vec<f32> {
 }
 
 struct Rows<'a> {
+    isa: Isa,
     columns: usize,
     values: &'a [f32],
     importance: Option<Vec<f32>>,
@@ -172,7 +188,7 @@ encoders! {
 
 impl Rows<'_> {
     fn pack<E: Encoder<N, B>, const N: usize, const B: usize>(&self, out: &mut Vec<u8>) {
-        Isa::best().run(Pack::<E, N, B> { rows: self, out, encoder: PhantomData });
+        self.isa.run(Pack::<E, N, B> { rows: self, out, encoder: PhantomData });
     }
 }
 

@@ -133,12 +133,21 @@ pub fn by_name(name: &str) -> Option<&'static Recipe> {
     RECIPES.iter().find(|r| r.name.eq_ignore_ascii_case(name))
 }
 
+/// Tensors in the order in which llama.cpp writes them: by layer, those outside the layers first, then by name.
+pub fn in_order(mut tensors: Vec<(String, TensorInfo)>) -> Vec<(String, TensorInfo)> {
+    tensors.sort_by(|(a, _), (b, _)| (layer(a), a).cmp(&(layer(b), b)));
+    tensors
+}
+
+/// All tensors of a source.
+pub fn tensors_of(source: &dyn WeightSource) -> Vec<(String, TensorInfo)> {
+    source.names().into_iter().filter_map(|n| source.info(&n).map(|i| (n, i))).collect()
+}
+
 impl Recipe {
-    /// Chooses a type for every tensor. The choices come in the order in which llama.cpp writes tensors: by layer, those
-    /// outside the layers first, then by name.
+    /// Chooses a type for every tensor. The choices come in the order of [`in_order`], in which counters run.
     pub fn choose(&self, facts: &Facts, tensors: Vec<(String, TensorInfo)>, options: &Options) -> Vec<Choice> {
-        let mut tensors = tensors;
-        tensors.sort_by(|(a, _), (b, _)| (layer(a), a).cmp(&(layer(b), b)));
+        let tensors = in_order(tensors);
         let mut chooser = Chooser {
             recipe: self,
             facts,
@@ -152,8 +161,7 @@ impl Recipe {
 
     /// The choices for all tensors of a source.
     pub fn choose_for(&self, source: &dyn WeightSource, imatrix: bool, options: &Options) -> Vec<Choice> {
-        let tensors = source.names().into_iter().filter_map(|n| source.info(&n).map(|i| (n, i))).collect();
-        self.choose(&Facts::read(source.metadata(), imatrix), tensors, options)
+        self.choose(&Facts::read(source.metadata(), imatrix), tensors_of(source), options)
     }
 
     /// True when a tensor of this type comes out badly in this recipe without importance statistics.
