@@ -6,12 +6,14 @@
 #![deny(missing_docs)]
 
 mod pages;
+mod prefix;
 pub mod sampler;
 mod sequence;
 mod session;
 mod stop;
 
 pub use pages::PagePool;
+pub use prefix::PageHash;
 pub use sampler::{ParamError, SampleError, Sampler, SamplingParams, Stage, Token};
 pub use sequence::{Outputs, Rows, Sequence, forward};
 pub use session::{Cancel, Event, Finish, Generation, Request, Session, Stats};
