@@ -5,6 +5,7 @@
 //! the next token.
 #![deny(missing_docs)]
 
+pub mod engine;
 mod pages;
 mod prefix;
 pub mod sampler;
@@ -12,6 +13,7 @@ mod sequence;
 mod session;
 mod stop;
 
+pub use engine::{Engine, EngineOptions};
 pub use pages::PagePool;
 pub use prefix::PageHash;
 pub use sampler::{ParamError, SampleError, Sampler, SamplingParams, Stage, Token};
