@@ -1,13 +1,14 @@
 //! An answer on its way from token ids to the reader.
 
 use crate::interrupt::Guard;
-use crate::markdown::Markdown;
+use crate::markdown::{Drawing, Mode};
 use crate::printer::{self, Progress, harmless};
 use crate::reasoning::{Part, Splitter};
 use allod_engine::{Event, Finish, Request, Session, Stats, StopStrings, Token};
 use allod_text::Detokenizer;
 use anyhow::Result;
 use std::io::{Stdout, Write, stdout};
+use std::time::Duration;
 
 /// A finished answer.
 #[derive(Default)]
@@ -53,29 +54,26 @@ pub(crate) enum Sink {
     /// Nowhere; it is reported at the end.
     Silent,
     /// Through stdout as it is, without the reasoning.
-    Plain { on_terminal: bool },
-    /// Onto a terminal, drawn as markdown, the reasoning dimmed.
-    Drawn { markdown: Markdown<Stdout>, thinking: bool },
+    Plain,
+    /// Drawn on a terminal, the reasoning dimmed.
+    Drawn { drawing: Drawing<Stdout>, thinking: bool },
 }
 
 impl Sink {
-    /// How answers are shown on this stdout: `markdown` for chats, else as they are.
-    pub(crate) fn fitting(markdown: bool) -> Sink {
-        let draws = printer::draws();
-        match draws && markdown {
-            true => {
-                Sink::Drawn { markdown: Markdown::new(stdout(), printer::size, printer::styled()), thinking: false }
-            }
-            false => Sink::Plain { on_terminal: draws },
+    /// How answers are shown on this stdout: drawn where it is a terminal, else as they are.
+    pub(crate) fn fitting(mode: Mode) -> Sink {
+        if !printer::draws() {
+            return Sink::Plain;
         }
+        Sink::Drawn { drawing: Drawing::new(stdout(), mode, printer::size, printer::styled()), thinking: false }
     }
 
     fn write(&mut self, part: Part, text: &str) -> Result<()> {
         match (self, part) {
-            (Sink::Silent, _) | (Sink::Plain { .. }, Part::Reasoning) => {}
-            (Sink::Plain { on_terminal }, Part::Answer) => {
+            (Sink::Silent, _) | (Sink::Plain, Part::Reasoning) => {}
+            (Sink::Plain, Part::Answer) => {
                 let mut out = stdout().lock();
-                out.write_all(if *on_terminal { harmless(text) } else { text.into() }.as_bytes())?;
+                out.write_all(text.as_bytes())?;
                 out.flush()?;
             }
             (Sink::Drawn { thinking, .. }, Part::Reasoning) => {
@@ -86,11 +84,11 @@ impl Sink {
                 write!(out, "{on}{text}{off}")?;
                 out.flush()?;
             }
-            (Sink::Drawn { markdown, thinking }, Part::Answer) => {
+            (Sink::Drawn { drawing, thinking }, Part::Answer) => {
                 if std::mem::take(thinking) {
                     stdout().write_all(b"\n\n")?;
                 }
-                markdown.push(text)?;
+                drawing.push(text)?;
             }
         }
         Ok(())
@@ -99,13 +97,13 @@ impl Sink {
     fn finish(&mut self, answer: &Answer) -> Result<()> {
         match self {
             Sink::Silent => {}
-            Sink::Plain { .. } if answer.text.ends_with('\n') => {}
-            Sink::Plain { .. } => stdout().write_all(b"\n")?,
-            Sink::Drawn { markdown, thinking } => {
+            Sink::Plain if answer.text.ends_with('\n') => {}
+            Sink::Plain => stdout().write_all(b"\n")?,
+            Sink::Drawn { drawing, thinking } => {
                 if *thinking {
                     stdout().write_all(b"\n")?;
                 }
-                markdown.finish()?;
+                drawing.finish(answer.ended == Some(Ended::By(Finish::Cancelled)))?;
             }
         }
         Ok(())
@@ -164,9 +162,9 @@ impl Answer {
         let Stats { generated_tokens, prompt_tokens, cached_tokens, first_token, .. } = self.stats;
         let cached = if cached_tokens > 0 { format!(" ({cached_tokens} cached)") } else { String::new() };
         let mut line = format!(
-            "{generated_tokens} tokens, {:.1} tokens/s, first after {:.2} s; prompt {prompt_tokens}{cached}",
+            "{generated_tokens} tokens, {:.1} tokens/s, first after {}; prompt {prompt_tokens}{cached}",
             self.stats.generated_per_second(),
-            first_token.as_secs_f64(),
+            duration(first_token),
         );
         match self.ended {
             Some(Ended::By(Finish::Length)) => line.push_str("; stopped by max_tokens"),
@@ -175,4 +173,8 @@ impl Answer {
         }
         line
     }
+}
+
+fn duration(time: Duration) -> String {
+    if time.as_secs() < 1 { format!("{} ms", time.as_millis()) } else { format!("{:.2} s", time.as_secs_f64()) }
 }

@@ -48,6 +48,7 @@ impl Chat {
         let template = Template::of(path, &*source)?;
         let sampling = flags.over(&recommended(source.metadata())?, Some(&tokenizer))?;
         let (model, context) = load::model(source, machine.ctx)?;
+        sampling.validate(model.config.vocab)?;
         let name = model.source.metadata().str("general.name").map_or_else(|| path.display().to_string(), String::from);
         let session = load::session(&model, context, machine)?;
         let trained = model.config.trained_context;

@@ -1,6 +1,6 @@
 //! The commands and what they share.
 
-use crate::commands::{bench, completions, inspect, logits, run, tokenize};
+use crate::commands::{architectures, bench, completions, convert, embed, inspect, logits, run, synth, tokenize};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ Examples:
 
 /// Open language models that you own outright: they run here, offline, and say the same thing every time.
 #[derive(Parser)]
-#[command(name = "allod", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "allod", version, after_help = EXAMPLES, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -27,7 +27,11 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
+    Embed(embed::EmbedArgs),
     Bench(bench::BenchArgs),
+    Convert(convert::ConvertArgs),
+    Synth(synth::SynthArgs),
+    Architectures(architectures::ArchitecturesArgs),
     Completions(completions::CompletionsArgs),
 }
 

@@ -1,6 +1,6 @@
 //! What went wrong, on stderr: the chain of causes, and what to do about it.
 
-use allod_engine::Error as Engine;
+use allod_engine::{Error as Engine, ParamError};
 use anyhow::Error;
 use std::fmt;
 use std::io::{ErrorKind, Write, stderr};
@@ -60,15 +60,20 @@ fn hint(error: &Error) -> Option<String> {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return Some(failure.hint.clone());
     }
+    if let Some(param) = error.downcast_ref::<ParamError>() {
+        return Some(another(param));
+    }
     match error.downcast_ref::<Engine>()? {
         Engine::PromptTooLong { tokens, .. } => {
             Some(format!("give it more room with --ctx {}, or shorten the prompt", (tokens + 1).next_power_of_two()))
         }
         Engine::EmptyPrompt => Some("give a prompt: allod run MODEL 'PROMPT'".into()),
-        Engine::Params(e) => {
-            Some(format!("choose another --{}; `allod run --help` lists them", e.name.replace('_', "-")))
-        }
+        Engine::Params(param) => Some(another(param)),
         Engine::Sample(_) => Some("check the file with `allod inspect`, or get it again".into()),
         _ => None,
     }
+}
+
+fn another(param: &ParamError) -> String {
+    format!("choose another --{}; `allod run --help` lists them", param.name.replace('_', "-"))
 }

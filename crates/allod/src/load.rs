@@ -53,8 +53,17 @@ pub(crate) fn tokenizer(path: &Path, source: &dyn WeightSource) -> Result<Option
     if source.metadata().str("tokenizer.ggml.model").is_some() {
         return Ok(Some(Tokenizer::from_gguf(source.metadata()).context("the model's tokenizer")?));
     }
-    let _ = path;
-    Ok(None)
+    let single = path.extension().is_some_and(|e| e == "safetensors");
+    let folder = match path.parent().filter(|_| single) {
+        Some(folder) => folder,
+        None if path.is_dir() => path,
+        None => return Ok(None),
+    };
+    match Tokenizer::from_folder(folder) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(allod_text::tokenizer::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error).context("the model's tokenizer"),
+    }
 }
 
 /// The model's tokenizer, or an error that says that it has none.

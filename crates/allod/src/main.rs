@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         cli::Command::Inspect(args) => commands::inspect::run(&args),
         cli::Command::Tokenize(args) => commands::tokenize::run(&args),
         cli::Command::Logits(args) => commands::logits::run(&args),
+        cli::Command::Embed(args) => commands::embed::run(&args),
+        cli::Command::Convert(args) => commands::convert::run(&args),
+        cli::Command::Synth(args) => commands::synth::run(&args),
+        cli::Command::Architectures(args) => commands::architectures::run(&args),
         cli::Command::Bench(args) => commands::bench::run(&args),
         cli::Command::Completions(args) => commands::completions::run(&args),
     };

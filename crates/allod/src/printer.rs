@@ -1,5 +1,6 @@
 //! The terminal: what it can do, and the one line of progress on stderr.
 
+use crate::markdown::wrapped;
 use std::io::{IsTerminal, Write, stderr, stdout};
 
 /// Columns and rows of the terminal; 80 × 24 where there is none.
@@ -24,8 +25,21 @@ pub(crate) fn dim(text: &str) -> String {
 
 /// Says something beside the answer.
 pub(crate) fn note(text: &str) {
+    note_beside("", text);
+}
+
+/// Says `text` in a column to the right of `label`; long texts stay in that column.
+pub(crate) fn note_beside(label: &str, text: &str) {
+    let columns = if stderr().is_terminal() { size().0 - 1 } else { usize::MAX };
     // Nothing can be done where stderr is closed.
-    let _ = writeln!(stderr(), "{}", dim(text));
+    let _ = writeln!(stderr(), "{}", dim(&beside(label, text, columns)));
+}
+
+/// `text` in a column to the right of `label`, wrapped so that both fit into `columns`.
+pub(crate) fn beside(label: &str, text: &str, columns: usize) -> String {
+    let indent = label.chars().count();
+    let lines = wrapped(text, columns.saturating_sub(indent).max(16));
+    format!("{label}{}", lines.join(&format!("\n{}", " ".repeat(indent))))
 }
 
 /// A line of progress on stderr that replaces itself; nothing where stderr is no terminal.

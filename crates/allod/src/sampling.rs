@@ -169,13 +169,18 @@ pub(crate) fn merged(base: &SamplingParams, values: Map<String, Value>) -> Resul
     let mut base = base.clone();
     // JSON knows no infinity, which is how a token is banned.
     let logit_bias = std::mem::take(&mut base.logit_bias);
-    let mut all = serde_json::to_value(&base)?;
+    let mut all = written(&base)?;
     if let Some(all) = all.as_object_mut() {
         all.extend(values);
     }
     let mut params: SamplingParams = serde_json::from_value(all)?;
     params.logit_bias.extend(logit_bias);
     Ok(params)
+}
+
+/// The parameters as JSON, numbers as short as they were given (a value made directly would hold `f64` neighbours).
+pub(crate) fn written(params: &SamplingParams) -> Result<Value> {
+    Ok(serde_json::from_str(&serde_json::to_string(params)?)?)
 }
 
 /// The token sequences that show a breaker: every token that contains it, else its own tokens.

@@ -1,16 +1,35 @@
-//! provisional until the text room brings templates
+//! The model's chat template, filled with a conversation.
+
 use crate::chat::Message;
 use allod_formats::WeightSource;
-use allod_text::Tokenizer;
-use anyhow::{Result, bail};
+use allod_text::template::{Error, Templates};
+use allod_text::{Conversation, Role, Tokenizer};
+use anyhow::Result;
+use serde_json::{Map, Value};
 use std::path::Path;
 
-pub(crate) struct Template;
+/// A compiled template.
+pub(crate) struct Template(allod_text::Template);
+
 impl Template {
-    pub(crate) fn of(_: &Path, _: &dyn WeightSource) -> Result<Option<Template>> {
-        Ok(None)
+    /// The template of a model, if it has one.
+    pub(crate) fn of(path: &Path, source: &dyn WeightSource) -> Result<Option<Template>> {
+        let mut templates = Templates::from_gguf(source.metadata());
+        if path.is_dir() {
+            templates = Templates::from_folder(path)?;
+        }
+        Ok(templates.compile(false)?.map(Template))
     }
-    pub(crate) fn render(&self, _: &[Message], _: &Tokenizer) -> Result<String> {
-        bail!("no templates yet")
+
+    /// The text before the model's answer.
+    pub(crate) fn render(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<String, Error> {
+        let token = |role| Some(Value::from(tokenizer.token_text(tokenizer.special(role)?)?));
+        let names =
+            [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
+        let variables: Map<_, _> =
+            names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect();
+        let messages = serde_json::to_value(messages).map_err(|e| Error::Input(e.to_string()))?;
+        let conversation = Conversation { messages, add_generation_prompt: true, variables, ..Conversation::default() };
+        Ok(self.0.render(&conversation)?.text)
     }
 }

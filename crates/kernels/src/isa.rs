@@ -67,6 +67,33 @@ impl Isa {
     }
 }
 
+/// A computation in plain Rust that [`Isa::run`] compiles for each tier. Its bytes are the same on all of them, since
+/// Rust neither reorders nor contracts floating-point operations. What `run` calls must be `#[inline(always)]` to take
+/// part.
+pub trait Job {
+    /// What it gives.
+    type Out;
+    /// The computation; `#[inline(always)]`.
+    fn run(self) -> Self::Out;
+}
+
+impl Isa {
+    /// Runs a job with this tier's instructions.
+    pub fn run<J: Job>(self, job: J) -> J::Out {
+        #[cfg(target_arch = "x86_64")]
+        if self != Isa::Scalar {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn wide<J: Job>(job: J) -> J::Out {
+                job.run()
+            }
+            #[expect(unsafe_code, reason = "instructions chosen at run time")]
+            // SAFETY: an `Isa` above `Scalar` names features that this machine has.
+            return unsafe { wide(job) };
+        }
+        job.run()
+    }
+}
+
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -6,7 +6,7 @@ pub enum Error {
     File(#[from] allod_formats::Error),
     /// The plan over its weights.
     #[error(transparent)]
-    Record(#[from] allod_plan::RecordError),
+    Record(#[from] Box<allod_plan::RecordError>),
     /// A key of its configuration.
     #[error("{origin}: {key}: expected {expected}, found {found}")]
     Key {
@@ -60,4 +60,10 @@ pub enum Error {
     /// A tensor whose shape does not fit the change of layout it needs.
     #[error("{0}")]
     Layout(String),
+}
+
+impl From<allod_plan::RecordError> for Error {
+    fn from(e: allod_plan::RecordError) -> Error {
+        Box::new(e).into()
+    }
 }

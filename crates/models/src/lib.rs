@@ -8,6 +8,7 @@ mod config;
 pub mod convert;
 mod error;
 pub mod hf;
+mod legacy;
 mod output;
 mod rope;
 
@@ -60,7 +61,7 @@ pub fn open_source(path: &Path) -> Result<Box<dyn WeightSource>, Error> {
     if path.extension().is_some_and(|e| e == "bin") {
         return Ok(Box::new(llama2c::open(path)?));
     }
-    Ok(Box::new(Gguf::open(path)?))
+    Ok(legacy::renamed(Box::new(Gguf::open(path)?)))
 }
 
 /// Records the plan of an opened source.
@@ -77,8 +78,13 @@ pub fn model(source: Box<dyn WeightSource>, context: Option<usize>) -> Result<Mo
 /// Those of [`model`].
 pub fn model_for(source: Box<dyn WeightSource>, context: Option<usize>, output: Output) -> Result<Model, Error> {
     let (arch, config, plan) = recorded(&*source, context, output)?;
-    check_unused(&*source, &plan, arch)?;
-    check_layers(&*source, &plan)?;
+    if output == Output::Own {
+        check_unused(&*source, &plan, arch)?;
+        check_layers(&*source, &plan)?;
+    } else {
+        // The head is part of the model even where it is not asked for.
+        check(&*source)?;
+    }
     Ok(Model { source, arch, config, plan })
 }
 

@@ -2,5 +2,6 @@
 //! [`synth`] writes models of random weights.
 #![deny(missing_docs)]
 
+pub mod encode;
 pub mod recipe;
 pub mod synth;

@@ -2,7 +2,7 @@
 
 use crate::failure::told;
 use crate::load;
-use crate::printer::{bytes, count};
+use crate::printer::{self, bytes, count};
 use allod_formats::{Array, Metadata, Value as Meta, WeightSource};
 use allod_models::Model;
 use allod_plan::{Estimate, RowLimits};
@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::io::{Write, stdout};
+use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -166,13 +166,17 @@ fn operations(model: &Model) -> BTreeMap<String, usize> {
 
 fn summary(facts: &Facts) -> String {
     let mut text = format!("{}\n", facts.origin);
+    let columns = if stdout().is_terminal() { printer::size().0 - 1 } else { usize::MAX };
     let elements: usize = facts.tensors.iter().map(Listed::elements).sum();
     let arch = facts.meta.str("general.architecture").unwrap_or("unknown");
     text.push_str(&format!("\narchitecture  {arch}, {} parameters\n", count(elements)));
     for (title, rows) in groups(&facts.meta).into_iter().filter(|g| !g.1.is_empty()) {
         text.push_str(&format!("\n{title}\n"));
         let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
-        rows.iter().for_each(|(key, value)| text.push_str(&format!("  {key:<width$}  {value}\n")));
+        for (key, value) in rows {
+            text.push_str(&printer::beside(&format!("  {key:<width$}  "), &value, columns));
+            text.push('\n');
+        }
     }
     if !facts.meta.iter().any(|(key, _)| key.starts_with("general.license")) {
         text.push_str("\nlicence\n  the file names none\n");
@@ -272,7 +276,7 @@ fn shown(value: &Meta) -> String {
         (_, Value::String(text)) => text,
         (_, other) => other.to_string(),
     };
-    crate::printer::harmless(&text).replace('\n', "\\n")
+    printer::harmless(&text).replace('\n', "\\n")
 }
 
 fn json_of(value: &Meta) -> Value {
@@ -282,7 +286,7 @@ fn json_of(value: &Meta) -> Value {
     match value {
         Meta::String(s) => s.as_str().into(),
         Meta::Bool(b) => (*b).into(),
-        Meta::F32(x) => (*x).into(),
+        Meta::F32(x) => short(*x),
         Meta::F64(x) => (*x).into(),
         Meta::Array(array) => match array {
             Array::U8(v) => list(v),
@@ -293,11 +297,16 @@ fn json_of(value: &Meta) -> Value {
             Array::I32(v) => list(v),
             Array::U64(v) => list(v),
             Array::I64(v) => list(v),
-            Array::F32(v) => list(v),
+            Array::F32(v) => v.iter().map(|&x| short(x)).collect(),
             Array::F64(v) => list(v),
             Array::Bool(v) => list(v),
             Array::String(v) => list(v),
         },
         integer => integer.as_u64().map(Value::from).or(integer.as_i64().map(Value::from)).unwrap_or_default(),
     }
+}
+
+/// The shortest number that means this `f32`.
+fn short(x: f32) -> Value {
+    x.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

@@ -4,7 +4,7 @@ use crate::cli::ModelArg;
 use crate::failure::Failure;
 use crate::load;
 use crate::printer::Progress;
-use allod_cpu::{Cpu, Options};
+use allod_cpu::{Cpu, KvType, Options};
 use allod_engine::{Outputs, PagePool, Rows, Sequence, forward};
 use allod_formats::safetensors::{Dtype, Writer};
 use allod_models::Model;
@@ -55,14 +55,21 @@ enum Ids {
 pub(crate) fn run(args: &LogitsArgs) -> Result<ExitCode> {
     let sequences = read(&args.ids)?;
     let positions = sequences[0].len();
-    let (model, _) = load::model(load::source(&args.model.model)?, None)?;
-    let result = model.plan.result().map(|v| model.plan.value(v).rows);
-    // What is not a row of logits per wanted token comes from an encoder, which must see its sequence at once.
-    let encodes = result != Some(Kind::Outputs);
-    let rows = if encodes { positions } else { positions.min(CHUNK) };
-    let options = Options { rows, outputs: rows, context: positions, taps: args.tap.clone(), ..Options::default() };
+    let (model, _) = load::model(load::source(&args.model.model)?, Some(positions))?;
+    // Where every position sees every other, the whole sequence runs at once.
+    let rows = if model.is_causal() { positions.min(CHUNK) } else { positions };
+    let result = model.plan.result().map(|v| model.plan.value(v).name.as_str());
+    let name = if result == Some("logits") { "logits" } else { "hidden" };
+    let options = Options {
+        rows,
+        outputs: rows,
+        context: positions,
+        taps: args.tap.clone(),
+        cache_type: Some(KvType::F32),
+        ..Options::default()
+    };
     let mut cpu = load::prepare(&model, load::threads(args.threads), &options)?;
-    write(args, &model, &mut cpu, &sequences, if encodes { "hidden" } else { "logits" }, rows)?;
+    write(args, &model, &mut cpu, &sequences, name, rows)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,10 @@
+pub(crate) mod architectures;
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod convert;
+pub(crate) mod embed;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod run;
+pub(crate) mod synth;
 pub(crate) mod tokenize;

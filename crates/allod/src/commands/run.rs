@@ -3,8 +3,10 @@
 use crate::answer::{Answer, Ended, Sink};
 use crate::chat::{Chat, Message, Role};
 use crate::commands::tokenize::utf8;
+use crate::failure::Failure;
 use crate::interrupt;
 use crate::load::{DEFAULT, MachineArgs};
+use crate::markdown::Mode;
 use crate::printer::note;
 use crate::repl;
 use crate::sampling::SamplingArgs;
@@ -55,6 +57,9 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let model = args.model.as_deref().unwrap_or(Path::new(DEFAULT));
     let prompt = prompt(&args)?;
+    if args.json && prompt.is_none() {
+        return Err(Failure::new("--json needs a prompt", "allod run MODEL --json 'PROMPT'").into());
+    }
     let mut chat = Chat::open(model, &args.machine, &args.sampling)?;
     if args.raw {
         chat.template = None;
@@ -65,7 +70,11 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
     let loaded = started.elapsed();
 
     let template = chat.template.take();
-    let mut sink = if args.json { Sink::Silent } else { Sink::fitting(template.is_some()) };
+    let mut sink = if args.json {
+        Sink::Silent
+    } else {
+        Sink::fitting(if template.is_some() { Mode::Markdown } else { Mode::Plain })
+    };
     let (ids, answer) = match &template {
         Some(template) => chat.reply(template, &messages(args.system, prompt), &mut sink)?,
         None => chat.complete(&prompt, &mut sink)?,

@@ -4,12 +4,23 @@
 mod line;
 mod render;
 
+pub(crate) use render::plain as wrapped;
+
 use crate::printer::harmless;
 use std::io::{Result, Write};
 
-/// A stream of markdown drawn on a terminal.
-pub(crate) struct Markdown<W: Write> {
+/// How text is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Markdown,
+    /// As it stands, wrapped at words.
+    Plain,
+}
+
+/// A stream of text drawn on a terminal.
+pub(crate) struct Drawing<W: Write> {
     out: W,
+    mode: Mode,
     size: fn() -> (usize, usize),
     styled: bool,
     /// Text of the open block.
@@ -18,10 +29,10 @@ pub(crate) struct Markdown<W: Write> {
     shown: Vec<String>,
 }
 
-impl<W: Write> Markdown<W> {
+impl<W: Write> Drawing<W> {
     /// Draws on `out`, a terminal of `size` columns and rows.
-    pub(crate) fn new(out: W, size: fn() -> (usize, usize), styled: bool) -> Markdown<W> {
-        Markdown { out, size, styled, source: String::new(), shown: Vec::new() }
+    pub(crate) fn new(out: W, mode: Mode, size: fn() -> (usize, usize), styled: bool) -> Drawing<W> {
+        Drawing { out, mode, size, styled, source: String::new(), shown: Vec::new() }
     }
 
     /// Adds text.
@@ -29,32 +40,53 @@ impl<W: Write> Markdown<W> {
         self.source.push_str(&harmless(text));
         // A line that is still being written may yet belong to the block before it.
         let whole_lines = self.source.rfind('\n').map_or(0, |at| at + 1);
-        let finished = render::last_block(&self.source[..whole_lines]);
+        let (finished, gap) = match self.mode {
+            Mode::Markdown => (render::last_block(&self.source[..whole_lines]), "\n\n"),
+            Mode::Plain => (whole_lines, ""),
+        };
         if finished > 0 {
             let rest = self.source.split_off(finished);
-            self.draw()?;
-            self.out.write_all(b"\n\n")?;
-            self.shown.clear();
+            let block = self.lines();
+            if self.shown.strip_prefix(&*block).is_some_and(|after| after.first().is_some_and(String::is_empty)) {
+                // The beginning of the next block stands below it already.
+                self.shown.drain(..=block.len());
+            } else {
+                self.draw()?;
+                self.out.write_all(gap.as_bytes())?;
+                self.shown.clear();
+            }
             self.source = rest;
         }
         self.draw()?;
         self.out.flush()
     }
 
-    /// Ends the text and its last line.
-    pub(crate) fn finish(&mut self) -> Result<()> {
-        if !self.shown.is_empty() {
-            self.out.write_all(b"\n")?;
+    /// Ends the text and its last line. If a person `interrupted`, the terminal has written `^C` into that line.
+    pub(crate) fn finish(&mut self, interrupted: bool) -> Result<()> {
+        if let Some(last) = self.shown.last() {
+            let again = if interrupted { format!("\r\x1b[J{last}") } else { String::new() };
+            // Plain text may just have ended its last line itself.
+            let end = if last.is_empty() { "" } else { "\n" };
+            write!(self.out, "{again}{end}")?;
         }
         self.source.clear();
         self.shown.clear();
         self.out.flush()
     }
 
-    fn draw(&mut self) -> Result<()> {
-        let (columns, rows) = (self.size)();
+    /// The open block as it should stand on the screen.
+    fn lines(&self) -> Vec<String> {
         // The last column stays free: terminals disagree on where the cursor is after writing there.
-        let lines = render::render(&self.source, columns - 1, self.styled);
+        let columns = (self.size)().0 - 1;
+        match self.mode {
+            Mode::Markdown => render::render(&self.source, columns, self.styled),
+            Mode::Plain => render::plain(&self.source, columns),
+        }
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let rows = (self.size)().1;
+        let lines = self.lines();
         if lines.is_empty() {
             return Ok(());
         }
@@ -133,13 +165,17 @@ mod tests {
     }
 
     fn drawn(text: &str, piece: usize, size: fn() -> (usize, usize)) -> Vec<String> {
+        drawn_as(Mode::Markdown, text, piece, size)
+    }
+
+    fn drawn_as(mode: Mode, text: &str, piece: usize, size: fn() -> (usize, usize)) -> Vec<String> {
         let mut out = Vec::new();
-        let mut markdown = Markdown::new(&mut out, size, true);
+        let mut markdown = Drawing::new(&mut out, mode, size, true);
         let chars: Vec<char> = text.chars().collect();
         for piece in chars.chunks(piece) {
             markdown.push(&piece.iter().collect::<String>()).unwrap();
         }
-        markdown.finish().unwrap();
+        markdown.finish(false).unwrap();
         screen(&out)
     }
 
@@ -171,7 +207,8 @@ wrap.
    • inner item
    • another
 
-│ quoted text
+│ quoted
+│ text
 
 ```rust
 fn main() {
@@ -197,6 +234,30 @@ The end.
         let lines = drawn(&text, 4, || (80, 10));
         let expected: Vec<String> = (0..50).map(|i| format!("• item {i}")).collect();
         assert_eq!(lines[..50], expected);
+    }
+
+    #[test]
+    fn a_paragraph_taller_than_the_screen_is_drawn_once() {
+        let words: Vec<String> = (0..60).map(|i| format!("word{i}")).collect();
+        let text = format!("First.\n\n{}\n\nLast.", words.join(" "));
+        let lines = drawn(&text, 3, || (20, 5));
+        assert_eq!(lines.iter().filter(|l| l.contains("word0 ")).count(), 1);
+        assert_eq!(lines.join(" ").split_whitespace().count(), 62);
+    }
+
+    #[test]
+    fn white_space_at_the_beginning_is_no_block() {
+        for piece in [1, 3, 100] {
+            assert_eq!(drawn("\n\n One\nmore\n\ntwo", piece, || (80, 10)), ["One", "more", "", "two", ""]);
+        }
+    }
+
+    #[test]
+    fn plain_text_wraps_at_words() {
+        for piece in [1, 4, 100] {
+            let lines = drawn_as(Mode::Plain, " One *two*\n\nthree four five six", piece, || (12, 10));
+            assert_eq!(lines, [" One *two*", "", "three four", "five six", ""]);
+        }
     }
 
     #[test]

@@ -8,12 +8,13 @@ fn parser(source: &str) -> Parser<'_> {
     Parser::new_ext(source, options)
 }
 
-/// Where the last top-level block of `source` begins; the blocks before it are finished.
+/// Where the last top-level block of `source` begins, if there are others before it, which then are finished; else 0.
 pub(crate) fn last_block(source: &str) -> usize {
-    let (mut depth, mut last) = (0, 0);
+    let (mut depth, mut first, mut last) = (0, None, 0);
     for (event, range) in parser(source).into_offset_iter() {
         if depth == 0 {
             last = range.start;
+            first = first.or(Some(last));
         }
         match event {
             Event::Start(_) => depth += 1,
@@ -21,7 +22,8 @@ pub(crate) fn last_block(source: &str) -> usize {
             _ => {}
         }
     }
-    last
+    // White space before the only block is none.
+    if first == Some(last) { 0 } else { last }
 }
 
 /// The lines of `source` on a terminal of `columns`.
@@ -32,6 +34,13 @@ pub(crate) fn render(source: &str, columns: usize, styled: bool) -> Vec<String> 
     }
     renderer.flush();
     renderer.lines
+}
+
+/// The lines of text that is no markdown.
+pub(crate) fn plain(source: &str, columns: usize) -> Vec<String> {
+    let cells = cells(&source.replace('\t', "    "), Style::default());
+    let lines = if cells.is_empty() { Vec::new() } else { wrap(&cells, columns) };
+    lines.iter().map(|line| paint(line, false)).collect()
 }
 
 /// What stands before the lines of a list item or a quotation: something once, then something else.
@@ -72,8 +81,8 @@ impl Renderer {
             Event::Text(text) if self.code => self.code_lines(&text),
             Event::Text(text) | Event::Html(text) | Event::InlineHtml(text) => self.text(&text, self.style),
             Event::Code(text) => self.text(&text, Style { code: true, ..self.style }),
-            Event::SoftBreak => self.text(" ", self.style),
-            Event::HardBreak => self.text("\n", self.style),
+            // Models end lines where they mean it, as in chats.
+            Event::SoftBreak | Event::HardBreak => self.text("\n", self.style),
             Event::TaskListMarker(done) => self.text(if done { "☑ " } else { "☐ " }, self.style),
             Event::Rule => {
                 self.block();

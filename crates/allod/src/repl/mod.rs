@@ -6,6 +6,7 @@ mod slash;
 use crate::answer::{Answer, Ended, Sink};
 use crate::chat::{Chat, Message, Role};
 use crate::failure;
+use crate::markdown::Mode;
 use crate::printer::{count, note};
 use allod_engine::Finish;
 use anyhow::Result;
@@ -68,7 +69,7 @@ impl Talk {
         let Some(template) = self.chat.template.take() else { return Ok(()) };
         let system = self.system.iter().map(|s| Message { role: Role::System, content: s.clone() });
         let all: Vec<Message> = system.chain(self.messages.iter().cloned()).collect();
-        let answer = self.chat.reply(&template, &all, &mut Sink::fitting(true));
+        let answer = self.chat.reply(&template, &all, &mut Sink::fitting(Mode::Markdown));
         self.chat.template = Some(template);
         match answer {
             Ok((_, answer)) => {
@@ -89,14 +90,14 @@ impl Talk {
         if whole.is_empty() {
             return Ok(());
         }
-        let (_, answer) = self.chat.complete(&whole, &mut Sink::fitting(false))?;
+        let (_, answer) = self.chat.complete(&whole, &mut Sink::fitting(Mode::Plain))?;
         self.tell(&answer);
         self.text = whole + &answer.text;
         Ok(())
     }
 
     fn tell(&self, answer: &Answer) {
-        note(&answer.summary());
+        note(&format!("\n{}", answer.summary()));
         if answer.ended == Some(Ended::By(Finish::ContextFull)) {
             let full = "the context is full: /reset begins anew, /undo takes back the last turn, --ctx gives more room";
             note(full);

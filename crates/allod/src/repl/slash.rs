@@ -3,8 +3,8 @@
 use super::Talk;
 use crate::chat::{Message, Role};
 use crate::failure::Failure;
-use crate::printer::note;
-use crate::sampling::merged;
+use crate::printer::{note, note_beside};
+use crate::sampling::{merged, written};
 use allod_engine::SamplingParams;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -25,9 +25,13 @@ pub(crate) const COMMANDS: [(&str, &str, &str); 10] = [
     ("/exit", "", "leave (also Ctrl-D)"),
 ];
 
-const KEYS: &str = "\
-  end a line with \\ to go on in the next, or put \"\"\" before and after several lines
-  Ctrl-C stops an answer, arrow keys bring back what you typed, Tab completes commands";
+const KEYS: [(&str, &str); 5] = [
+    ("\\ at the end", "go on in the next line"),
+    ("\"\"\" … \"\"\"", "several lines"),
+    ("Ctrl-C", "stop the answer"),
+    ("Up, Down", "what you typed before"),
+    ("Tab", "complete a command or a parameter"),
+];
 
 /// A saved conversation.
 #[derive(Serialize, Deserialize)]
@@ -70,9 +74,11 @@ pub(crate) fn command(talk: &mut Talk, line: &str) -> Result<()> {
 
 fn help() {
     for (name, takes, does) in COMMANDS {
-        note(&format!("  {:<20} {does}", format!("{name} {takes}")));
+        note_beside(&format!("  {:<20} ", format!("{name} {takes}")), does);
     }
-    note(KEYS);
+    for (key, does) in KEYS {
+        note_beside(&format!("  {key:<20} "), does);
+    }
 }
 
 fn system(talk: &mut Talk, text: &str) {
@@ -90,7 +96,7 @@ fn set(talk: &mut Talk, rest: &str) -> Result<()> {
         return Err(Failure::new(format!("there is no parameter {name}"), names.join(" ")).into());
     }
     let value = match value.trim() {
-        "default" => serde_json::to_value(SamplingParams::default())?[name].take(),
+        "default" => written(&SamplingParams::default())?[name].take(),
         text => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())),
     };
     let shown = value.to_string();
@@ -108,9 +114,9 @@ fn show(talk: &Talk) -> Result<()> {
     note(&format!("context   {} of {} tokens in the cache", session.tokens().len(), session.context()));
     note(&format!("messages  {}", talk.messages.len()));
     if let Some(system) = &talk.system {
-        note(&format!("system    {system}"));
+        note_beside("system    ", system);
     }
-    let (now, default) = (serde_json::to_value(&talk.chat.sampling)?, serde_json::to_value(SamplingParams::default())?);
+    let (now, default) = (written(&talk.chat.sampling)?, written(&SamplingParams::default())?);
     for (name, value) in now.as_object().into_iter().flatten() {
         let everyday = ["temperature", "top_k", "top_p", "min_p", "seed"].contains(&name.as_str());
         if everyday || (value != &default[name] && name != "dry_sequence_breakers") {

@@ -16,6 +16,7 @@ fn a_file_says_what_it_is() {
     assert_eq!(types.iter().find(|t| t["type"] == "F16").unwrap()["bits_per_weight"], 16.0);
     assert!(facts["plan"]["text"].as_str().unwrap().contains("blk.0"));
     assert_eq!(facts["metadata"]["general.name"], "allod-stories");
+    assert_eq!(facts["metadata"]["llama.attention.layer_norm_rms_epsilon"], 1e-5);
 }
 
 #[test]

@@ -118,3 +118,30 @@ fn a_full_context_is_said_not_hidden() {
     assert_eq!(done.json()["finish_reason"], "context_full");
     assert!(done.err.contains("context of 40 tokens is full"), "{}", done.err);
 }
+
+#[test]
+fn a_chat_template_shapes_the_prompt() {
+    let ask = |extra: &[&str]| {
+        let args = [&["run", "default", "--temperature", "0", "--max-tokens", "4", "--json"], extra].concat();
+        ids(&allod(&args, "").json()["prompt_token_ids"])
+    };
+    let tokens =
+        |text: &str| ids(&allod(&["tokenize", "default", "--json", "--add-special", text], "").json()["token_ids"]);
+    assert_eq!(ask(&["tell me a story about a red fox"]), tokens("A story about a red fox.\n\n"));
+    assert_eq!(ask(&["--raw", "tell me a story about a red fox"]), tokens("tell me a story about a red fox"));
+}
+
+#[test]
+fn a_folder_runs_like_a_file() {
+    let Some(known) = data("weights/known_answers_tinystories656k.json") else { return };
+    let known: Value = serde_json::from_str(&std::fs::read_to_string(known).unwrap()).unwrap();
+    let all = ids(&known["greedy_ids"]);
+    let prompt = ids(&known["prompt_ids"]);
+    let folder = data("weights/tinystories656k").unwrap();
+    // The two start tokens: one is written here, one is added as the model asks.
+    let text = "<|start_story|>Once upon a time, ";
+    let answer = allod(&[&["run", &folder], &RAW[..], &["60", text]].concat(), "").json();
+    let ours = [ids(&answer["prompt_token_ids"]), ids(&answer["token_ids"])].concat();
+    assert_eq!(ours[..prompt.len()], prompt, "the prompt");
+    assert_eq!(ours, all[..ours.len()]);
+}

@@ -1,6 +1,7 @@
 //! The tokens that may still come next, and the filters that thin them out.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
 
 /// A token and its logit, finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,15 +37,28 @@ impl Candidates {
         &self.items
     }
 
-    /// Changes the logits of some tokens: `change` gives a token's new logit, or `None` to remove it.
-    pub(crate) fn change(&mut self, mut change: impl FnMut(u32, f32) -> Option<f32>) {
-        self.items.retain_mut(|c| match change(c.id, c.logit) {
-            Some(logit) => {
-                c.logit = logit;
-                true
-            }
-            None => false,
+    /// Adds to logits; what falls to minus infinity is no candidate any more.
+    pub(crate) fn bias(&mut self, bias: &BTreeMap<u32, f32>) {
+        self.items.retain_mut(|c| {
+            c.logit += bias.get(&c.id).copied().unwrap_or_default();
+            c.logit > f32::NEG_INFINITY
         });
+        self.sorted = 0;
+    }
+
+    /// Changes the logits of the tokens named in `changes`, usually few of a whole vocabulary.
+    pub(crate) fn change_some<T>(&mut self, changes: &HashMap<u32, T>, change: impl Fn(f32, &T) -> f32) {
+        let at_its_place = |items: &[Candidate], id: u32| items.get(id as usize).is_some_and(|c| c.id == id);
+        if changes.keys().all(|&id| at_its_place(&self.items, id)) {
+            for (&id, with) in changes {
+                let c = &mut self.items[id as usize];
+                c.logit = change(c.logit, with);
+            }
+        } else {
+            for c in &mut self.items {
+                c.logit = changes.get(&c.id).map_or(c.logit, |with| change(c.logit, with));
+            }
+        }
         self.sorted = 0;
     }
 

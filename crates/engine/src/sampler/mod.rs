@@ -158,12 +158,8 @@ impl Sampler {
     /// Fills the candidates and runs the chain over them.
     fn thin(&mut self, logits: &[f32], history: &[u32]) -> Result<(), SampleError> {
         self.candidates.fill(logits);
-        let bias = &self.params.logit_bias;
-        if !bias.is_empty() {
-            self.candidates.change(|id, logit| {
-                let logit = logit + bias.get(&id).copied().unwrap_or_default();
-                (logit > f32::NEG_INFINITY).then_some(logit)
-            });
+        if !self.params.logit_bias.is_empty() {
+            self.candidates.bias(&self.params.logit_bias);
         }
         if self.candidates.items().is_empty() {
             return Err(SampleError::NothingLeft);
@@ -201,15 +197,13 @@ impl Sampler {
     fn penalties(&mut self, history: &[u32]) {
         if let Some(counts) = repetition::counts(&self.params, history) {
             let params = &self.params;
-            self.candidates.change(|id, logit| {
-                Some(counts.get(&id).map_or(logit, |&count| repetition::penalized(params, logit, count)))
-            });
+            self.candidates.change_some(&counts, |logit, &count| repetition::penalized(params, logit, count));
         }
     }
 
     fn dry(&mut self, history: &[u32]) {
         if let Some(penalties) = repetition::dry(&self.params, history) {
-            self.candidates.change(|id, logit| Some(logit - penalties.get(&id).copied().unwrap_or_default()));
+            self.candidates.change_some(&penalties, |logit, penalty| logit - penalty);
         }
     }
 

@@ -231,6 +231,19 @@ proptest! {
     }
 
     #[test]
+    fn penalties_do_not_depend_on_where_the_candidates_lie(logits in logits(), history in prop::collection::vec(0u32..2, 1..20)) {
+        // A cut that removes nothing shuffles the candidates before the penalties see them.
+        let params = SamplingParams { presence_penalty: 1.5, repeat_penalty: 1.3, dry_multiplier: 0.7, ..plain() };
+        let straight = SamplingParams { samplers: vec![Stage::Penalties, Stage::Dry], ..params.clone() };
+        let samplers = vec![Stage::TopK, Stage::Penalties, Stage::Dry];
+        let shuffled = SamplingParams { samplers, top_k: logits.len() as u32 - 1, ..params };
+        let (all, most) = (distribution(&straight, &logits, &history), distribution(&shuffled, &logits, &history));
+        prop_assert_eq!(all.len(), most.len() + 1);
+        let order: Vec<u32> = all.iter().map(|x| x.0).filter(|id| most.iter().any(|m| m.0 == *id)).collect();
+        prop_assert_eq!(order, most.iter().map(|x| x.0).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_larger_nucleus_contains_the_smaller(logits in logits(), a in 0.0f32..1.0, b in 0.0f32..1.0) {
         let kept = |p| distribution(&SamplingParams { top_p: p, ..plain() }, &logits, &[]).len();
         prop_assert!(kept(a.min(b)) <= kept(a.max(b)));

@@ -5,16 +5,22 @@ use super::{
     tables as t,
 };
 
-static IQ1: [[i8; 8]; 2048] = unpack(&t::IQ1_S_ROWS, &t::IQ1_S_LEVELS);
-static IQ2_XXS: [[i8; 8]; 256] = unpack(&t::IQ2_XXS_ROWS, &t::IQ2_XXS_LEVELS);
-static IQ2_XS: [[i8; 8]; 512] = unpack(&t::IQ2_XS_ROWS, &t::IQ2_XS_LEVELS);
-static IQ2_S: [[i8; 8]; 1024] = unpack(&t::IQ2_S_ROWS, &t::IQ2_S_LEVELS);
-static IQ3_XXS: [[i8; 4]; 256] = unpack(&t::IQ3_XXS_ROWS, &t::IQ3_XXS_LEVELS);
-static IQ3_S: [[i8; 4]; 512] = unpack(&t::IQ3_S_ROWS, &t::IQ3_S_LEVELS);
+/// Rows of IQ1_S and IQ1_M.
+pub static IQ1: [[i8; 8]; 2048] = unpack(&t::IQ1_S_ROWS, &t::IQ1_S_LEVELS);
+/// Rows of IQ2_XXS.
+pub static IQ2_XXS: [[i8; 8]; 256] = unpack(&t::IQ2_XXS_ROWS, &t::IQ2_XXS_LEVELS);
+/// Rows of IQ2_XS.
+pub static IQ2_XS: [[i8; 8]; 512] = unpack(&t::IQ2_XS_ROWS, &t::IQ2_XS_LEVELS);
+/// Rows of IQ2_S.
+pub static IQ2_S: [[i8; 8]; 1024] = unpack(&t::IQ2_S_ROWS, &t::IQ2_S_LEVELS);
+/// Rows of IQ3_XXS.
+pub static IQ3_XXS: [[i8; 4]; 256] = unpack(&t::IQ3_XXS_ROWS, &t::IQ3_XXS_LEVELS);
+/// Rows of IQ3_S.
+pub static IQ3_S: [[i8; 4]; 512] = unpack(&t::IQ3_S_ROWS, &t::IQ3_S_LEVELS);
 /// Levels of IQ4_NL and IQ4_XS.
-const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 /// IQ1's values lie this far above or below -1, 0 and 1.
-const DELTA: f32 = 0.125;
+pub const DELTA: f32 = 0.125;
 
 const fn unpack<const W: usize, const N: usize, const L: usize>(rows: &[u16; N], levels: &[i8; L]) -> [[i8; W]; N] {
     let bits = 16 / W;

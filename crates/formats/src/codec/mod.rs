@@ -13,6 +13,11 @@ mod ternary;
 
 pub use float::f16_to_f32;
 
+/// What the codes of the IQ types stand for, for those who choose codes.
+pub mod codebook {
+    pub use super::iq::{DELTA, IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4};
+}
+
 use allod_tensor::{DType, Tensor};
 
 /// What the codec refuses.

@@ -11,11 +11,12 @@
 //!
 //! Scales are f16; the bits per number are GGUF's. Values are padded to whole rows of 16.
 
-#![expect(unsafe_code, reason = "aligned lines are read as bytes, and tasks write disjoint heads")]
+#![expect(unsafe_code, reason = "tasks write disjoint heads")]
 
 use std::ops::Range;
 
 use half::f16;
+use memmap2::MmapMut;
 
 use super::SeqRows;
 use crate::isa::Isa;
@@ -53,7 +54,7 @@ pub struct KvLayout {
 }
 
 /// Why there is no cache of a layout.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum KvError {
     /// Quantized heads must be whole blocks.
     #[error("a {dtype:?} cache needs head sizes that are multiples of 32, found keys of {k_dim} and values of {v_dim}")]
@@ -73,6 +74,24 @@ pub enum KvError {
         /// The pages asked for.
         pages: usize,
     },
+    /// The system has not that much memory.
+    #[error("no memory for a cache of {bytes} bytes")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Zeroed memory; the system finds the bytes when they are first written. Heads of a page lie kilobytes apart, so that
+/// decoding would spend half its time looking up addresses without huge pages, where the system has them.
+fn memory(bytes: usize) -> std::io::Result<MmapMut> {
+    let memory = MmapMut::map_anon(bytes.max(1))?;
+    #[cfg(target_os = "linux")]
+    // A hint; the cache works without it.
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    Ok(memory)
 }
 
 impl KvLayout {
@@ -94,10 +113,6 @@ impl KvLayout {
     }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// The keys and values of one layer.
 pub struct KvCache {
     layout: KvLayout,
@@ -105,7 +120,7 @@ pub struct KvCache {
     page_bytes: usize,
     key_bytes: usize,
     head_bytes: usize,
-    lines: Vec<Line>,
+    memory: MmapMut,
 }
 
 impl KvCache {
@@ -128,7 +143,7 @@ impl KvCache {
             page_bytes,
             key_bytes: layout.plane(k_dim).ok_or_else(size)?,
             head_bytes: page_bytes / kv_heads,
-            lines: vec![Line([0; 64]); bytes.div_ceil(64)],
+            memory: memory(bytes).map_err(|source| KvError::Memory { bytes, source })?,
         })
     }
 
@@ -142,16 +157,6 @@ impl KvCache {
         self.pages
     }
 
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: `Line` is 64 initialized bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 64) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and any byte is a valid `Line`.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
-    }
-
     fn head_range(&self, page: u32, head: usize) -> Range<usize> {
         assert!((page as usize) < self.pages, "page {page} of {}", self.pages);
         let start = page as usize * self.page_bytes + head * self.head_bytes;
@@ -160,12 +165,12 @@ impl KvCache {
 
     /// The key plane of a head in a page.
     pub(super) fn keys(&self, page: u32, head: usize) -> &[u8] {
-        &self.bytes()[self.head_range(page, head)][..self.key_bytes]
+        &self.memory[self.head_range(page, head)][..self.key_bytes]
     }
 
     /// The value plane of a head in a page.
     pub(super) fn values(&self, page: u32, head: usize) -> &[u8] {
-        &self.bytes()[self.head_range(page, head)][self.key_bytes..]
+        &self.memory[self.head_range(page, head)][self.key_bytes..]
     }
 
     /// Copies a page (copy on write).
@@ -175,7 +180,7 @@ impl KvCache {
     pub fn copy_page(&mut self, from: u32, to: u32) {
         assert!((from.max(to) as usize) < self.pages, "pages {from}, {to} of {}", self.pages);
         let (n, from, to) = (self.page_bytes, from as usize, to as usize);
-        self.bytes_mut().copy_within(from * n..(from + 1) * n, to * n);
+        self.memory.copy_within(from * n..(from + 1) * n, to * n);
     }
 
     /// Stores the keys `k` (`[rows × kv_heads · k_dim]`) and values `v` (`[rows × kv_heads · v_dim]`, empty where
@@ -186,7 +191,7 @@ impl KvCache {
     pub fn write(&mut self, pool: &Pool, isa: Isa, k: &[f32], v: &[f32], seqs: &[SeqRows<'_>]) {
         let KvLayout { kv_heads, k_dim, v_dim, dtype } = self.layout;
         let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
-        let bytes = Parts::new(self.bytes_mut());
+        let bytes = Parts::new(&mut self.memory[..]);
         let write_head = |head: usize| {
             for seq in seqs {
                 for (i, row) in seq.rows.clone().enumerate() {

@@ -181,21 +181,34 @@ unsafe fn keys<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Key
         let ahead: [*const u8; N] = std::array::from_fn(|n| x.ahead[page + n].as_ptr());
         let (q, c) = (x.q.as_ptr(), c.add(page * PAGE));
         let mut acc = [[V::splat(0.0); N]; ROWS];
-        let mut start = 0;
-        while start < x.k_dim {
-            let scales: [S::Scale<V>; N] = std::array::from_fn(|n| S::key_scale::<V>(planes[n], start / BLOCK));
-            for d in start..x.k_dim.min(start + BLOCK) {
-                for n in 0..N {
-                    if d * S::ROW % 64 == 0 {
-                        V::prefetch(ahead[n].wrapping_add(d * S::ROW));
+        for block in 0..x.k_dim.div_ceil(BLOCK) {
+            let start = block * BLOCK;
+            let scales: [S::Scale<V>; N] = std::array::from_fn(|n| S::key_scale::<V>(planes[n], block));
+            let rows: [*const u8; N] = std::array::from_fn(|n| S::key_rows(planes[n], block));
+            // A macro: intrinsics in a closure become calls.
+            macro_rules! step {
+                ($i:expr) => {
+                    for n in 0..N {
+                        if (start + $i) * S::ROW % 64 == 0 {
+                            V::prefetch(ahead[n].wrapping_add((start + $i) * S::ROW));
+                        }
+                        let b = S::key::<V>(rows[n], $i, scales[n]);
+                        for r in 0..ROWS {
+                            acc[r][n] = V::splat(*q.add(r * x.k_dim + start + $i)).mul_add(b, acc[r][n]);
+                        }
                     }
-                    let b = S::key::<V>(planes[n], d, scales[n]);
-                    for r in 0..ROWS {
-                        acc[r][n] = V::splat(*q.add(r * x.k_dim + d)).mul_add(b, acc[r][n]);
-                    }
-                }
+                };
             }
-            start += BLOCK;
+            let count = BLOCK.min(x.k_dim - start);
+            for i in (0..count / 4 * 4).step_by(4) {
+                step!(i);
+                step!(i + 1);
+                step!(i + 2);
+                step!(i + 3);
+            }
+            for i in count / 4 * 4..count {
+                step!(i);
+            }
         }
         for r in 0..ROWS {
             for n in 0..N {
@@ -248,6 +261,7 @@ unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &V
         let (plane, w, c) = (x.plane.as_ptr(), x.w.as_ptr(), c.add(panel * PAGE));
         let stride = x.panels * PAGE;
         let scales: [[f32; PAGE]; N] = std::array::from_fn(|n| S::value_scales::<V>(plane, (panel + n) / 2));
+        let rows: [*const u8; N] = std::array::from_fn(|n| S::value_rows(plane, panel + n));
         let mut acc = [[V::splat(0.0); N]; ROWS];
         for r in 0..ROWS {
             for n in 0..N {
@@ -259,7 +273,7 @@ unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &V
                 if slot * S::ROW % 64 == 0 {
                     V::prefetch(x.ahead.as_ptr().wrapping_add(((panel + n) * PAGE + slot) * S::ROW));
                 }
-                let b = S::value::<V>(plane, panel + n, slot, scales[n][slot]);
+                let b = S::value::<V>(rows[n], slot, (panel + n) % 2 == 1, scales[n][slot]);
                 for r in 0..ROWS {
                     acc[r][n] = V::splat(*w.add(r * x.w_stride + slot)).mul_add(b, acc[r][n]);
                 }

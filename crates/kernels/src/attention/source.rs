@@ -12,15 +12,19 @@ use super::wide::Sixteen;
 pub(super) trait Source {
     /// Bytes of 16 numbers, scales aside: how far products advance per step.
     const ROW: usize;
-    /// The scales that keys `BLOCK · block ..` have in common, one per position.
+    /// The scales that a block of keys has in common, one per position.
     type Scale<V: Copy>: Copy;
     unsafe fn key_scale<V: Sixteen>(plane: *const u8, block: usize) -> Self::Scale<V>;
-    /// Element `d` of the keys at all positions.
-    unsafe fn key<V: Sixteen>(plane: *const u8, d: usize, scale: Self::Scale<V>) -> V;
-    /// The scales of elements `BLOCK · block ..` of the values, one per position.
+    /// Where a block of keys begins.
+    unsafe fn key_rows(plane: *const u8, block: usize) -> *const u8;
+    /// Element `i` of a block of keys, at all positions.
+    unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, scale: Self::Scale<V>) -> V;
+    /// The scales of a block of values, one per position.
     unsafe fn value_scales<V: Sixteen>(plane: *const u8, block: usize) -> [f32; PAGE];
-    /// Elements `16 · panel ..` of the value at `slot`, whose scale is given.
-    unsafe fn value<V: Sixteen>(plane: *const u8, panel: usize, slot: usize, scale: f32) -> V;
+    /// Where a panel of 16 elements of the values begins.
+    unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8;
+    /// The value at `slot` in a panel; `odd` says whether the panel is the second of its block.
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool, scale: f32) -> V;
 }
 
 pub(super) struct F32;
@@ -37,18 +41,28 @@ macro_rules! plain {
             #[inline(always)]
             unsafe fn key_scale<V: Sixteen>(_: *const u8, _: usize) {}
             #[inline(always)]
-            unsafe fn key<V: Sixteen>(plane: *const u8, d: usize, (): ()) -> V {
-                // SAFETY: the trait's contract.
-                unsafe { $load(plane.add(d * Self::ROW)) }
+            unsafe fn key_rows(plane: *const u8, block: usize) -> *const u8 {
+                // SAFETY: the trait's contract, here and below.
+                unsafe { plane.add(block * BLOCK * Self::ROW) }
+            }
+            #[inline(always)]
+            unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, (): ()) -> V {
+                // SAFETY: see `key_rows`.
+                unsafe { $load(rows.add(i * Self::ROW)) }
             }
             #[inline(always)]
             unsafe fn value_scales<V: Sixteen>(_: *const u8, _: usize) -> [f32; PAGE] {
                 [1.0; PAGE]
             }
             #[inline(always)]
-            unsafe fn value<V: Sixteen>(plane: *const u8, panel: usize, slot: usize, _: f32) -> V {
-                // SAFETY: the trait's contract.
-                unsafe { $load(plane.add((panel * PAGE + slot) * Self::ROW)) }
+            unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
+                // SAFETY: see `key_rows`.
+                unsafe { plane.add(panel * PAGE * Self::ROW) }
+            }
+            #[inline(always)]
+            unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool, _: f32) -> V {
+                // SAFETY: see `key_rows`.
+                unsafe { $load(rows.add(slot * Self::ROW)) }
             }
         }
     };
@@ -67,56 +81,65 @@ unsafe fn scales<V: Sixteen>(p: *const u8) -> [f32; PAGE] {
     out
 }
 
+/// What the two quantized types share: blocks that begin with 16 scales.
+macro_rules! blocks {
+    ($bytes:literal) => {
+        type Scale<V: Copy> = V;
+        #[inline(always)]
+        unsafe fn key_scale<V: Sixteen>(plane: *const u8, block: usize) -> V {
+            // SAFETY: the trait's contract, here and below.
+            unsafe { V::from_f16(plane.add(block * $bytes * PAGE)) }
+        }
+        #[inline(always)]
+        unsafe fn key_rows(plane: *const u8, block: usize) -> *const u8 {
+            // SAFETY: see `key_scale`.
+            unsafe { plane.add(block * $bytes * PAGE + 2 * PAGE) }
+        }
+        #[inline(always)]
+        unsafe fn value_scales<V: Sixteen>(plane: *const u8, block: usize) -> [f32; PAGE] {
+            // SAFETY: see `key_scale`.
+            unsafe { scales::<V>(plane.add(block * $bytes * PAGE)) }
+        }
+    };
+}
+
 impl Source for Q8 {
     const ROW: usize = PAGE;
-    type Scale<V: Copy> = V;
+    blocks!(34);
     #[inline(always)]
-    unsafe fn key_scale<V: Sixteen>(plane: *const u8, block: usize) -> V {
-        // SAFETY: the trait's contract, here and below.
-        unsafe { V::from_f16(plane.add(block * 34 * PAGE)) }
+    unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, scale: V) -> V {
+        // SAFETY: see `key_scale`.
+        unsafe { V::from_i8(rows.add(i * PAGE)).mul(scale) }
     }
     #[inline(always)]
-    unsafe fn key<V: Sixteen>(plane: *const u8, d: usize, scale: V) -> V {
+    unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
         // SAFETY: see `key_scale`.
-        unsafe { V::from_i8(plane.add(d / BLOCK * 34 * PAGE + 2 * PAGE + d % BLOCK * PAGE)).mul(scale) }
+        unsafe { plane.add(panel / 2 * 34 * PAGE + 2 * PAGE + panel % 2 * PAGE * PAGE) }
     }
     #[inline(always)]
-    unsafe fn value_scales<V: Sixteen>(plane: *const u8, block: usize) -> [f32; PAGE] {
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool, scale: f32) -> V {
         // SAFETY: see `key_scale`.
-        unsafe { scales::<V>(plane.add(block * 34 * PAGE)) }
-    }
-    #[inline(always)]
-    unsafe fn value<V: Sixteen>(plane: *const u8, panel: usize, slot: usize, scale: f32) -> V {
-        let at = panel / 2 * 34 * PAGE + 2 * PAGE + (panel % 2 * PAGE + slot) * PAGE;
-        // SAFETY: see `key_scale`.
-        unsafe { V::from_i8(plane.add(at)).mul(V::splat(scale)) }
+        unsafe { V::from_i8(rows.add(slot * PAGE)).mul(V::splat(scale)) }
     }
 }
 
 impl Source for Q4 {
     const ROW: usize = PAGE / 2;
-    type Scale<V: Copy> = V;
+    blocks!(18);
     #[inline(always)]
-    unsafe fn key_scale<V: Sixteen>(plane: *const u8, block: usize) -> V {
-        // SAFETY: the trait's contract, here and below.
-        unsafe { V::from_f16(plane.add(block * 18 * PAGE)) }
+    unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, scale: V) -> V {
+        // SAFETY: see `key_scale`.
+        unsafe { V::from_nibbles(rows.add(i % PAGE * PAGE), i >= PAGE).mul(scale) }
     }
     #[inline(always)]
-    unsafe fn key<V: Sixteen>(plane: *const u8, d: usize, scale: V) -> V {
-        let at = d / BLOCK * 18 * PAGE + 2 * PAGE + d % PAGE * PAGE;
+    unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
         // SAFETY: see `key_scale`.
-        unsafe { V::from_nibbles(plane.add(at), d % BLOCK >= PAGE).mul(scale) }
+        unsafe { plane.add(panel / 2 * 18 * PAGE + 2 * PAGE) }
     }
     #[inline(always)]
-    unsafe fn value_scales<V: Sixteen>(plane: *const u8, block: usize) -> [f32; PAGE] {
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool, scale: f32) -> V {
         // SAFETY: see `key_scale`.
-        unsafe { scales::<V>(plane.add(block * 18 * PAGE)) }
-    }
-    #[inline(always)]
-    unsafe fn value<V: Sixteen>(plane: *const u8, panel: usize, slot: usize, scale: f32) -> V {
-        let at = panel / 2 * 18 * PAGE + 2 * PAGE + slot * PAGE;
-        // SAFETY: see `key_scale`.
-        unsafe { V::from_nibbles(plane.add(at), panel % 2 == 1).mul(V::splat(scale)) }
+        unsafe { V::from_nibbles(rows.add(slot * PAGE), odd).mul(V::splat(scale)) }
     }
 }
 

@@ -54,10 +54,10 @@ fn numbers(dtype: KvType, plane: &[u8]) -> usize {
 unsafe fn all_keys<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32]) {
     for (block, out) in out.chunks_mut(BLOCK * PAGE).enumerate() {
         // SAFETY: the plane holds as many blocks as `out`.
-        let scale = unsafe { S::key_scale::<V>(plane.as_ptr(), block) };
+        let (scale, keys) = unsafe { (S::key_scale::<V>(plane.as_ptr(), block), S::key_rows(plane.as_ptr(), block)) };
         for (i, row) in out.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
             // SAFETY: as above, and a row holds 16 numbers.
-            unsafe { S::key::<V>(plane.as_ptr(), block * BLOCK + i, scale).store(row.as_mut_ptr()) };
+            unsafe { S::key::<V>(keys, i, scale).store(row.as_mut_ptr()) };
         }
     }
 }
@@ -67,10 +67,11 @@ unsafe fn all_values<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32], strid
     for panel in 0..panels {
         let rows = &mut out[panel * stride..][..PAGE * PAGE];
         // SAFETY: the plane holds `panels` panels.
-        let scales = unsafe { S::value_scales::<V>(plane.as_ptr(), panel / 2) };
+        let (scales, values) =
+            unsafe { (S::value_scales::<V>(plane.as_ptr(), panel / 2), S::value_rows(plane.as_ptr(), panel)) };
         for (slot, row) in rows.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
             // SAFETY: as above, and a row holds 16 numbers.
-            unsafe { S::value::<V>(plane.as_ptr(), panel, slot, scales[slot]).store(row.as_mut_ptr()) };
+            unsafe { S::value::<V>(values, slot, panel % 2 == 1, scales[slot]).store(row.as_mut_ptr()) };
         }
     }
 }

@@ -141,7 +141,7 @@ fn errors_are_those_of_rounding_the_input_to_eight_bits() {
             }
         }
         // Types whose products run in f32 err far less; those in eight bits must show that they were measured.
-        assert!(worst < 0.1 || worst > 2.0, "{dtype}: {worst} standard deviations");
+        assert!(!(0.1..=2.0).contains(&worst), "{dtype}: {worst} standard deviations");
     }
 }
 

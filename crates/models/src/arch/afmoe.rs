@@ -38,6 +38,7 @@ fn keys(h: &mut Hf) {
     h.set("expert_weights_norm", true);
     h.set("expert_gating_func", 2u32);
     // GGUF has no key for what all of them do.
+    h.field("mup_enabled", h.known_float("embedding_scale").is_none());
     if !h.flag("mup_enabled") {
         h.set("embedding_scale", 1.0);
     }

@@ -37,6 +37,9 @@ fn keys(h: &mut Hf) {
     h.rename("layer_norm_eps", "layer_norm_epsilon");
     h.tied_by_default();
     h.four_times_wide();
+    if h.known("context_length").is_none() {
+        h.set("context_length", 2048_u32); // what it was trained for; its positions have no end
+    }
     if h.flag("apply_residual_connection_post_layernorm") {
         h.reject("apply_residual_connection_post_layernorm", "false", true);
     }

@@ -9,17 +9,23 @@ mod deepseek_v3;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod gptj;
 mod granite;
+mod granite_hybrid;
+mod jamba;
 mod llama;
 mod llama4;
+mod mamba;
+mod mamba2;
 mod mistral;
 mod mixtral;
 mod modernbert;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmo3;
@@ -31,7 +37,9 @@ mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
 mod roberta;
 mod smollm3;
 
@@ -91,6 +99,15 @@ pub static ALL: &[&Arch] = &[
     &deepseek_v3::ARCH,
     &llama4::ARCH,
     &afmoe::ARCH,
+    &gemma4::ARCH,
+    &qwen3_next::ARCH,
+    &qwen3_5::ARCH,
+    &mamba::ARCH,
+    &mamba2::ARCH,
+    &jamba::ARCH,
+    &nemotron_h::ARCH,
+    &nemotron_h::MOE,
+    &granite_hybrid::ARCH,
     &bert::ARCH,
     &roberta::ARCH,
     &modernbert::ARCH,

@@ -112,16 +112,15 @@ impl Moe {
 }
 
 pub(super) fn moe(m: &mut Scope<'_, '_>, x: Value, e: Moe) -> Value {
-    let width = m.width(x);
     let logits = m.linear("ffn_gate_inp", x, e.experts);
-    let chosen = route(m, logits, &e);
+    let width = m.width(x);
     let mut y = match e.latent {
         Some(latent) => {
             let t = m.linear("ffn_latent_down", x, latent);
-            let t = experts(m, t, chosen, &e);
+            let t = experts(m, t, logits, &e);
             m.linear("ffn_latent_up", t, width)
         }
-        None => experts(m, x, chosen, &e),
+        None => experts(m, x, logits, &e),
     };
     if e.shared > 0 {
         let mut s = ffn(m, x, Ffn { hidden: e.shared, act: e.act, gated: e.gated, suffix: "_shexp" });
@@ -135,15 +134,11 @@ pub(super) fn moe(m: &mut Scope<'_, '_>, x: Value, e: Moe) -> Value {
     y
 }
 
-/// Chooses experts from router logits.
-pub(crate) fn route(m: &mut Scope<'_, '_>, logits: Value, e: &Moe) -> [Value; 2] {
+/// Runs the experts that router logits choose on `x`.
+pub(super) fn experts(m: &mut Scope<'_, '_>, x: Value, logits: Value, e: &Moe) -> Value {
     let bias = e.bias.then(|| m.param("exp_probs_b.bias", &[e.experts]));
     let (top, score, groups, normalize, scale) = (e.used, e.score, e.groups, e.normalize, e.scale);
-    m.route(logits, Route { top, score, bias, groups, normalize, scale })
-}
-
-/// Runs the chosen experts on `x`.
-pub(crate) fn experts(m: &mut Scope<'_, '_>, x: Value, chosen: [Value; 2], e: &Moe) -> Value {
+    let chosen = m.route(logits, Route { top, score, bias, groups, normalize, scale });
     let width = m.width(x);
     let mut part = |name: &str, out, input| -> LinearPart { m.part(name, &[e.experts, out, input]) };
     let gate = e.gated.then(|| part("ffn_gate_exps", e.hidden, width));

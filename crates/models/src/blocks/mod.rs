@@ -59,6 +59,9 @@ pub trait Blocks<'s> {
     /// A feed-forward part: mixture of experts, with its router.
     fn moe(&mut self, x: Value, m: Moe) -> Value;
 
+    /// The experts alone, chosen by `logits` of a router.
+    fn routed(&mut self, x: Value, logits: Value, m: Moe) -> Value;
+
     /// Learned positions: the table `position_embd`.
     fn positions(&mut self, c: &Config) -> Value;
 
@@ -142,6 +145,10 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
 
     fn moe(&mut self, x: Value, m: Moe) -> Value {
         mlp::moe(self, x, m)
+    }
+
+    fn routed(&mut self, x: Value, logits: Value, m: Moe) -> Value {
+        mlp::experts(self, x, logits, &m)
     }
 
     fn positions(&mut self, c: &Config) -> Value {

@@ -1,6 +1,6 @@
 //! From metadata to the configuration of a folder.
 
-use super::{Heads, Hf};
+use super::{Heads, Hf, matches};
 use crate::{Arch, Error, model_plan};
 use allod_formats::{Metadata, TensorInfo, WeightSource};
 use allod_tensor::Tensor;
@@ -25,7 +25,9 @@ pub(crate) fn back(source: &dyn WeightSource) -> Result<Back, Error> {
     let (first, _, plan) = model_plan(source)?;
     let wanted = plan.digest();
     let mut problem = None;
-    for &arch in crate::arch::ALL.iter().filter(|a| a.gguf == first.gguf) {
+    let stored: Vec<String> = source.names().into_iter().filter(|n| !is_table(n)).collect();
+    let names_all = |a: &Arch| stored.iter().all(|n| a.names().any(|name| matches(name.gguf, n).is_some()));
+    for &arch in crate::arch::ALL.iter().filter(|a| a.gguf == first.gguf && names_all(a)) {
         let config = config(source, arch)?;
         let mut hf = Hf::new(source.origin(), arch, config.clone());
         hf.all(arch);

@@ -91,15 +91,17 @@ impl Hf {
     }
 
     /// Numbers that changes of layout need.
-    pub(super) fn heads(&self) -> Heads {
+    pub(crate) fn heads(&self) -> Heads {
         let known = |key: &str| self.known(key).unwrap_or(0);
         let query = known("attention.head_count");
+        // Where the cache's sizes stand in the usual keys, those of the heads have keys of their own.
+        let either = |key: &str| self.known(&format!("{key}_mla")).unwrap_or(known(key));
         Heads {
             query,
-            key: self.known("attention.head_count_kv").unwrap_or(query),
+            key: self.most("attention.head_count_kv").unwrap_or(query),
             skip: self.skip_rows,
-            nope: known("attention.key_length_mla").saturating_sub(known("rope.dimension_count")),
-            value: known("attention.value_length_mla"),
+            nope: either("attention.key_length").saturating_sub(known("rope.dimension_count")),
+            value: either("attention.value_length"),
             groups: known("ssm.group_count"),
             states: known("ssm.time_step_rank"),
             state_dim: known("ssm.state_size"),
@@ -107,14 +109,34 @@ impl Hf {
         }
     }
 
-    /// Says that GGUF's names have `to` in place of `from` in models of this configuration.
-    pub fn replace(&mut self, from: &'static str, to: &'static str) {
+    /// Says that GGUF's tensors have `to` in place of `from` in models of this configuration.
+    pub fn rename_tensors(&mut self, from: &'static str, to: &'static str) {
         self.renames.push((from, to));
     }
 
     /// A GGUF name after that.
     pub(super) fn renamed(&self, gguf: &str) -> String {
         self.renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
+    }
+
+    /// The largest number of a key that may have one for each layer.
+    fn most(&self, key: &str) -> Option<usize> {
+        let list = self.meta.ints(&self.key(key));
+        let most = list.and_then(|l| l.into_iter().max()).and_then(|n| n.try_into().ok());
+        most.or_else(|| self.known(key))
+    }
+
+    /// Says that models of this configuration have another name in GGUF.
+    pub fn rename_architecture(&mut self, gguf: &'static str) {
+        let from = format!("{}.", self.arch);
+        let keys: Vec<String> = self.meta.iter().map(|(k, _)| k.to_owned()).filter(|k| k.starts_with(&from)).collect();
+        for key in keys {
+            if let Some(value) = self.meta.remove(&key) {
+                self.meta.set(format!("{gguf}.{}", &key[from.len()..]), value);
+            }
+        }
+        self.arch = gguf;
+        self.meta.set("general.architecture", gguf);
     }
 
     /// Sets one of the architecture's keys to a number for each layer.
@@ -168,7 +190,7 @@ impl Hf {
         if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
     /// Sets a field on the way back.
-    pub(super) fn field(&mut self, name: &str, value: impl Into<Json>) {
+    pub fn field(&mut self, name: &str, value: impl Into<Json>) {
         if self.back {
             self.config[name] = value.into();
         }
@@ -257,6 +279,10 @@ impl Hf {
     /// Adds a tensor that the folder does not hold but its configuration implies.
     pub fn make(&mut self, name: &str, values: &[f32]) {
         self.made.insert(name.to_owned(), Tensor::from_f32(vec![values.len()], values));
+    }
+    /// Reads back a number that was set.
+    pub fn known_float(&self, key: &str) -> Option<f32> {
+        self.meta.float(&self.key(key))
     }
     /// Reads back an unsigned integer that was set.
     pub fn known(&self, key: &str) -> Option<usize> {

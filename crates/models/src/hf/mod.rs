@@ -17,7 +17,7 @@ pub use names::{EXPERTS, Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SAN
 use crate::{Arch, Error, arch};
 use allod_formats::{Metadata, Safetensors, TensorInfo, WeightSource};
 use allod_tensor::{DType, Tensor};
-pub(crate) use names::{Heads, rebuild};
+pub(crate) use names::{Heads, mamba_names, mamba2_names, rebuild};
 use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, HashMap},

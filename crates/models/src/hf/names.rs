@@ -226,6 +226,8 @@ impl Fix {
             // The only axis that is dropped: the one channel of a depthwise convolution's filter.
             Fix::Squeeze if shape.len() == 2 => vec![shape[0], 1, shape[1]],
             Fix::Part { .. } => shape,
+            Fix::Column | Fix::Groups => vec![shape.iter().product()],
+            Fix::Then(all) => all.iter().rev().fold(shape, |shape, f| f.undo_shape(shape, heads)),
             _ => self.shape(shape, heads),
         }
     }
@@ -234,6 +236,8 @@ impl Fix {
     pub(crate) fn undo(self, t: Tensor, heads: Heads) -> Result<Tensor, Error> {
         let shape = self.undo_shape(t.shape.clone(), heads);
         match self {
+            // Parts of each of a stack do not follow each other.
+            Fix::Part { .. } if t.shape.len() > 2 => Err(Error::Layout(PARTED.into())),
             Fix::None | Fix::Part { .. } => Ok(t),
             Fix::Squeeze => rebuild(t.dtype, shape, t.data.to_vec()),
             Fix::InterleaveQ => rows(t, heads.query, |i, half| 2 * (i % half) + i / half),
@@ -241,12 +245,20 @@ impl Fix {
             Fix::PlusOne => map(&t, |w| w - 1.0),
             Fix::NegExp => map(&t, |w| libm::logf(-w)),
             Fix::Transpose => self.apply(t, heads),
+            Fix::Column | Fix::Groups => rebuild(t.dtype, shape, t.data.to_vec()),
+            Fix::TileRows | Fix::TileColumns | Fix::TileValues => {
+                let (axis, order) = self.tiling(&t, heads);
+                order::pick(&t, axis, &order::inverse(&order))
+            }
+            Fix::Then(all) => all.iter().rev().try_fold(t, |t, f| f.undo(t, heads)),
+            Fix::Every { .. } | Fix::KeysOfKvB | Fix::ValuesOfKvB | Fix::QkvOfGroups | Fix::GatesOfGroups => {
+                Err(Error::Layout(PARTED.into()))
+            }
             Fix::QkvByHead => regroup(t, 3, heads.query),
             Fix::SkipRows => {
                 let unused = t.row_bytes() * heads.skip;
                 rebuild(t.dtype, shape, [vec![0; unused], t.data.to_vec()].concat())
             }
-            other => Err(Error::Layout(format!("the change of layout {other:?} cannot be taken back yet"))),
         }
     }
 
@@ -258,6 +270,9 @@ impl Fix {
         (axis, order::tiled(all, values, heads))
     }
 }
+
+/// Why a tensor has no way back by itself.
+const PARTED: &str = "several tensors that were one in the folder cannot be put together yet";
 
 /// Rows in `outer` groups of `inner` equal runs become `inner` groups of `outer` runs.
 fn regroup(t: Tensor, outer: usize, inner: usize) -> Result<Tensor, Error> {
@@ -393,3 +408,38 @@ pub const EXPERTS: &[Name] = &[
     fixed("blk.{}.ffn_up_exps.weight", "layers.{}.mlp.experts.gate_up_proj", Fix::Part { index: 1, of: 2 }),
     same("blk.{}.ffn_down_exps.weight", "layers.{}.mlp.experts.down_proj"),
 ];
+
+/// Names of Mamba's mixer, which architectures keep under different modules.
+macro_rules! mamba_names {
+    ($module:literal) => {
+        &[
+            same("blk.{}.ssm_in", concat!("layers.{}.", $module, ".in_proj")),
+            fixed("blk.{}.ssm_conv1d", concat!("layers.{}.", $module, ".conv1d"), Fix::Squeeze),
+            same("blk.{}.ssm_x", concat!("layers.{}.", $module, ".x_proj")),
+            same("blk.{}.ssm_dt", concat!("layers.{}.", $module, ".dt_proj")),
+            fixed("blk.{}.ssm_a", concat!("layers.{}.", $module, ".A_log"), Fix::NegExp),
+            same("blk.{}.ssm_d", concat!("layers.{}.", $module, ".D")),
+            same("blk.{}.ssm_out", concat!("layers.{}.", $module, ".out_proj")),
+            same("blk.{}.ssm_dt_norm", concat!("layers.{}.", $module, ".dt_layernorm")),
+            same("blk.{}.ssm_b_norm", concat!("layers.{}.", $module, ".b_layernorm")),
+            same("blk.{}.ssm_c_norm", concat!("layers.{}.", $module, ".c_layernorm")),
+        ]
+    };
+}
+pub(crate) use mamba_names;
+
+/// Names of Mamba-2's mixer, likewise.
+macro_rules! mamba2_names {
+    ($module:literal) => {
+        &[
+            same("blk.{}.ssm_in", concat!("layers.{}.", $module, ".in_proj")),
+            fixed("blk.{}.ssm_conv1d", concat!("layers.{}.", $module, ".conv1d"), Fix::Squeeze),
+            same("blk.{}.ssm_dt.bias", concat!("layers.{}.", $module, ".dt_bias")),
+            fixed("blk.{}.ssm_a", concat!("layers.{}.", $module, ".A_log"), Fix::Then(&[Fix::NegExp, Fix::Column])),
+            fixed("blk.{}.ssm_d", concat!("layers.{}.", $module, ".D"), Fix::Column),
+            fixed("blk.{}.ssm_norm", concat!("layers.{}.", $module, ".norm"), Fix::Groups),
+            same("blk.{}.ssm_out", concat!("layers.{}.", $module, ".out_proj")),
+        ]
+    };
+}
+pub(crate) use mamba2_names;

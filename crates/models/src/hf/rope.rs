@@ -85,9 +85,10 @@ impl Hf {
         let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
         let both = number("mscale").filter(|m| *m != 0.0).zip(number("mscale_all_dim").filter(|m| *m != 0.0));
         let wanted = number("attention_factor").or(both.map(|(m, all)| magnitude(m) / magnitude(all)));
+        // DeepSeek's multiplier moves the magnitude into the scores.
         let all = number("mscale_all_dim").filter(|m| *m != 0.0);
         let implied = if all.is_some() { 1.0 } else { magnitude(1.0) };
-        if let Some(wanted) = wanted.filter(|w| *w != implied) {
+        if let Some(wanted) = wanted.filter(|w| all.is_none() || *w != 1.0) {
             self.set("rope.scaling.attn_factor", (wanted / implied) as f32);
         }
         if let Some(all) = all {

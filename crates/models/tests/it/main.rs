@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod convert;
+mod embed;
 mod golden;
 mod known;
+mod legacy;
+mod malformed;
 mod registry;

@@ -1,5 +1,6 @@
 //! `tojson` as Transformers has it: Python's `json.dumps`, not Jinja's filter that escapes HTML.
 
+use super::python;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
@@ -55,7 +56,8 @@ impl Style {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq | ValueKind::Iterable => {
+            // Lazy sequences are refused, as Python's generators are.
+            ValueKind::Seq => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.list('[', ']', items.len(), depth, out, |i, out| self.write(&items[i], depth + 1, out))?;
             }
@@ -144,50 +146,10 @@ impl Style {
     }
 }
 
-/// A number as Python writes it.
+/// A number as `json.dumps` writes it.
 fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
     }
-    f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
-}
-
-/// `repr` of a float: the shortest digits that read back the same, an exponent below 1e-4 and from 1e16 on.
-fn float(x: f64) -> String {
-    if !x.is_finite() {
-        return if x.is_nan() { "NaN".into() } else { format!("{}Infinity", if x < 0.0 { "-" } else { "" }) };
-    }
-    let magnitude = x.abs();
-    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
-        let text = format!("{x:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |e| ('-', e));
-        return format!("{digits}e{sign}{exponent:0>2}");
-    }
-    let text = x.to_string();
-    if text.contains('.') { text } else { format!("{text}.0") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::float;
-
-    #[test]
-    fn floats_as_python_writes_them() {
-        let cases = [
-            (1.0, "1.0"),
-            (-0.0, "-0.0"),
-            (0.1, "0.1"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e300, "1.5e+300"),
-            (0.0001, "0.0001"),
-            (0.00001, "1e-05"),
-            (-2.5e-7, "-2.5e-07"),
-            (f64::INFINITY, "Infinity"),
-        ];
-        for (x, expected) in cases {
-            assert_eq!(float(x), expected);
-        }
-    }
+    f64::try_from(value.clone()).map_or_else(|_| value.to_string(), |x| python::float(x, ["NaN", "Infinity"]))
 }

@@ -1,7 +1,9 @@
 //! Methods of Python's strings, lists and dictionaries that templates call.
 
-use minijinja::value::{Value, ValueKind};
+use super::translate;
+use minijinja::value::{Enumerator, Object, Serde, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
+use std::sync::Arc;
 
 /// Calls `value.method(arguments)`.
 ///
@@ -46,4 +48,39 @@ fn position(value: &Value, wanted: &Value) -> Result<Value, Error> {
 
 fn list(texts: [&str; 3]) -> Value {
     texts.into_iter().map(Value::from).collect()
+}
+
+/// A dictionary whose methods can be named without being called.
+#[derive(Debug)]
+struct Dict(Value);
+
+/// A method that was named but not called. It is not undefined, and has nothing to offer.
+#[derive(Debug)]
+struct Method;
+
+impl Object for Method {}
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        if key.as_str().is_some_and(|name| name.ends_with(translate::METHOD)) {
+            return Some(Value::from_object(Method));
+        }
+        self.0.get_item(key).ok().filter(|value| !value.is_undefined())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.try_iter().into_iter().flatten().collect())
+    }
+}
+
+/// `value` with every dictionary a [`Dict`].
+pub(super) fn with_methods(value: &serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Array(list) => list.iter().map(with_methods).collect(),
+        serde_json::Value::Object(map) => {
+            let entries = map.iter().map(|(key, value)| (Value::from(key.as_str()), with_methods(value)));
+            Value::from_object(Dict(Value::from_pairs(entries)))
+        }
+        scalar => Value::from(Serde(scalar)),
+    }
 }

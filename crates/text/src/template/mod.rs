@@ -8,8 +8,10 @@ mod clock;
 mod environment;
 mod json;
 mod methods;
+mod python;
 mod select;
 mod spans;
+mod translate;
 
 pub use select::Templates;
 
@@ -102,6 +104,9 @@ pub struct Rendered {
 pub struct Template {
     environment: Environment<'static>,
     source: String,
+    marks_generation: bool,
+    /// It names methods of dictionaries without calling them.
+    names_methods: bool,
 }
 
 impl Template {
@@ -115,9 +120,11 @@ impl Template {
         }
         let mut environment = environment::new();
         environment.set_recursion_limit(RECURSION);
-        let translated = spans::translate(source);
+        let translated = translate::translate(source);
+        let marks_generation = translated.contains(spans::FUNCTION);
+        let names_methods = translated.contains(translate::METHOD);
         environment.add_template_owned(NAME, translated).map_err(error)?;
-        Ok(Template { environment, source: source.to_owned() })
+        Ok(Template { environment, source: source.to_owned(), marks_generation, names_methods })
     }
 
     /// The source as it was given.
@@ -127,7 +134,7 @@ impl Template {
 
     /// True when the template marks what the model writes (`{% generation %}`).
     pub fn marks_generation(&self) -> bool {
-        spans::translate(&self.source) != self.source
+        self.marks_generation
     }
 
     /// Renders `conversation`.
@@ -151,7 +158,13 @@ impl Template {
         environment.set_fuel(Some(FUEL + FUEL_PER_BYTE * size as u64));
         let template = environment.get_template(NAME).map_err(error)?;
         let mut out = Limited { bytes: Vec::new(), limit: OUTPUT + OUTPUT_PER_BYTE * size };
-        let context = minijinja::Value::from(minijinja::value::Serde(&variables));
+        let context = match self.names_methods {
+            true => {
+                let pairs = variables.iter().map(|(name, value)| (name.clone(), methods::with_methods(value)));
+                minijinja::Value::from_pairs(pairs)
+            }
+            false => minijinja::Value::from(minijinja::value::Serde(&variables)),
+        };
         template.render_captured_to(context, &mut out).map_err(error)?;
         let text = String::from_utf8(out.bytes).map_err(|e| Error::Render { line: 0, message: e.to_string() })?;
         Ok(markers.collect(&text))

@@ -1,7 +1,7 @@
 //! `{% generation %}` blocks: what a model writes, marked in the template for training.
 //!
-//! The engine knows no such tag. The source is rewritten so that the block becomes a call to a function that puts two
-//! marks around what it is given; the marks are taken out of the finished text, and their places are the spans.
+//! The engine knows no such tag. The block becomes a call to a function that puts two marks around what it is given
+//! ([`super::translate`]); the marks are taken out of the finished text, and their places are the spans.
 
 use super::{Conversation, Rendered};
 use minijinja::value::{Kwargs, Value};
@@ -84,92 +84,4 @@ pub(super) fn mark(state: &mut State, kwargs: Kwargs) -> Result<String, Error> {
     let mut markers = markers.chars();
     let (open, close) = (markers.next(), markers.next());
     Ok(open.into_iter().chain(body.chars()).chain(close).collect())
-}
-
-/// Rewrites the tags; the number of lines stays.
-pub(super) fn translate(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let length = match rest.as_bytes().get(1) {
-            Some(b'#') => rest.find("#}").map_or(rest.len(), |end| end + 2),
-            Some(b'{') => tag_length(rest, "}}"),
-            Some(b'%') => tag_length(rest, "%}"),
-            _ => 1,
-        };
-        let (tag, after) = rest.split_at(length);
-        let inner = tag.strip_prefix("{%").and_then(|t| t.strip_suffix("%}"));
-        match inner.map(|inner| (inner, inner.trim_matches(['-', '+']).trim())) {
-            Some((inner, "generation")) => {
-                out.push_str(&format!("{{%{}%}}", inner.replace("generation", &format!("call {FUNCTION}()"))));
-                rest = after;
-            }
-            Some((inner, "endgeneration")) => {
-                out.push_str(&format!("{{%{}%}}", inner.replace("endgeneration", "endcall")));
-                rest = after;
-            }
-            Some((_, "raw")) => {
-                let end = raw_length(after);
-                out.push_str(tag);
-                out.push_str(&after[..end]);
-                rest = &after[end..];
-            }
-            _ => {
-                out.push_str(tag);
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Length of the tag that `text` begins with, strings inside it skipped; all of `text` where it does not end.
-fn tag_length(text: &str, end: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (i, c) in text.char_indices().skip(2) {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if c == '\\' => escaped = true,
-            Some(q) if c == q => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if text[i..].starts_with(end) => return i + end.len(),
-            None => {}
-        }
-    }
-    text.len()
-}
-
-/// Bytes before the tag that ends a raw block.
-fn raw_length(text: &str) -> usize {
-    let ends = |at: &usize| text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw");
-    text.match_indices("{%").map(|(at, _)| at).find(ends).unwrap_or(text.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_tags_are_translated() {
-        assert_eq!(
-            translate("a{%- generation -%}b{% endgeneration %}"),
-            "a{%- call __generation__() -%}b{% endcall %}"
-        );
-        for same in [
-            "{# {% generation %} #}",
-            "{{ '{% generation %}' }}",
-            "{% raw %}{% generation %}{% endraw %}",
-            "{% set x = \"%}{% generation %}\" %}",
-            "{% set generation = 1 %}{ generation }",
-            "{% generation",
-            "{{ 'a\\'{% generation %}' }}",
-        ] {
-            assert_eq!(translate(same), same);
-        }
-    }
 }

@@ -75,6 +75,18 @@ impl Bpe {
         Bpe { alphabet, merges, whole: whole_words.then_some(ids), unk, fuse_unk, word_end }
     }
 
+    /// True when words that are tokens are not merged.
+    pub(super) fn takes_whole_words(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// Pairs of ids, first merged first.
+    pub(super) fn merges_in_order(&self) -> impl Iterator<Item = (u32, u32)> {
+        let mut pairs: Vec<_> = self.merges.iter().map(|(&pair, &(rank, _))| (rank, pair)).collect();
+        pairs.sort_unstable();
+        pairs.into_iter().map(|(_, pair)| pair)
+    }
+
     /// Appends the ids of one word.
     pub(super) fn encode(&self, word: &str, merger: &mut Merger, out: &mut Vec<u32>) {
         if let Some(&id) = self.whole.as_ref().and_then(|ids| ids.get(word.as_bytes())) {

@@ -45,14 +45,19 @@ impl Tokenizer {
     /// [`Error::NotFound`] when none of them is there, [`Error::Io`], and those of the files.
     pub fn from_folder(folder: &Path) -> Result<Tokenizer, Error> {
         let beside = beside(folder)?;
-        if let Some(bytes) = read(folder, "tokenizer.json")? {
-            return json::from_json(&bytes, &beside);
-        }
-        if let Some(bytes) = read(folder, "tokenizer.model")? {
-            return Tokenizer::from_gguf(&sentencepiece::metadata(&bytes)?);
-        }
-        if let Some(file) = plain_files(folder)? {
-            return json::from_value(&file, file.to_string().len(), &beside);
+        match source(folder)? {
+            // An id of a token is not larger than the text of all of them.
+            Source::Json(file) => return json::from_value(&file, file.to_string().len(), &beside),
+            Source::SentencePiece(bytes) => {
+                let mut meta = sentencepiece::metadata(&bytes)?;
+                if let Some(&eot) =
+                    beside.stops.iter().find(|&&id| meta.uint("tokenizer.ggml.eos_token_id") != Some(id.into()))
+                {
+                    meta.set("tokenizer.ggml.eot_token_id", eot);
+                }
+                return Tokenizer::from_gguf(&meta);
+            }
+            Source::Tiktoken => {}
         }
         for (name, pre, special) in TIKTOKEN {
             if let Some(bytes) = read(folder, name)? {
@@ -68,6 +73,27 @@ impl Tokenizer {
             looked_for: "tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt, *.tiktoken",
         })
     }
+}
+
+/// The file that describes a folder's vocabulary.
+pub(super) enum Source {
+    /// `tokenizer.json`, or what older files amount to.
+    Json(Value),
+    /// `tokenizer.model`.
+    SentencePiece(Vec<u8>),
+    /// Ranks, or nothing at all.
+    Tiktoken,
+}
+
+pub(super) fn source(folder: &Path) -> Result<Source, Error> {
+    if let Some(bytes) = read(folder, "tokenizer.json")? {
+        let file = serde_json::from_slice(&bytes);
+        return file.map(Source::Json).map_err(|e| Error::malformed("tokenizer.json", "JSON", e.to_string()));
+    }
+    if let Some(bytes) = read(folder, "tokenizer.model")? {
+        return Ok(Source::SentencePiece(bytes));
+    }
+    Ok(plain_files(folder)?.map_or(Source::Tiktoken, Source::Json))
 }
 
 /// The bytes of a file, or `None` when there is no such file.

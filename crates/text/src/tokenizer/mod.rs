@@ -21,12 +21,14 @@ mod roles;
 mod sentencepiece;
 mod spm;
 mod tiktoken;
+mod to_gguf;
 mod unigram;
 mod vocab;
 mod wordpiece;
 mod words;
 
 pub use error::Error;
+pub use to_gguf::to_gguf;
 pub use vocab::Role;
 pub(crate) use vocab::Vocab;
 

@@ -1,7 +1,7 @@
 //! Which tokens begin, end and structure a text, and how that is found out where a file does not say.
 
 use super::vocab::{Kind, Role, Vocab};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// The key of each role in GGUF metadata (`tokenizer.ggml.<key>`), older names after.
 pub(super) const KEYS: &[(Role, &[&str])] = &[
@@ -86,6 +86,14 @@ const TELLING: &[(Role, &[&str])] = &[
     (Role::FimSep, &["<|file_sep|>"]),
 ];
 
+/// As above, for control tokens only: elsewhere these are words.
+const TELLING_CONTROL: &[(Role, &[&str])] = &[
+    (Role::Cls, &["[CLS]"]),
+    (Role::Sep, &["[SEP]"]),
+    (Role::Mask, &["[MASK]", "<mask>"]),
+    (Role::Pad, &["[PAD]", "<pad>"]),
+];
+
 /// Texts of tokens that end a generation in every vocabulary that has them.
 const ENDING: &[&str] = &[
     "<|eot_id|>",
@@ -115,20 +123,24 @@ const ENDING: &[&str] = &[
 /// Fills in the roles that no metadata gave, by text, and gathers the ids that end a generation: those of the roles,
 /// those whose text says so, and `more` (a `generation_config.json` lists some).
 pub(super) fn complete(vocab: &mut Vocab, more: &[u32]) {
-    let telling = |text: &str, kind: Kind| kind != Kind::Byte && kind != Kind::Unused && !text.is_empty();
-    let known: BTreeSet<&str> = TELLING.iter().flat_map(|(_, texts)| *texts).chain(ENDING).copied().collect();
+    let known: HashSet<&str> = TELLING.iter().flat_map(|(_, texts)| *texts).chain(ENDING).copied().collect();
+    let control: HashSet<&str> = TELLING_CONTROL.iter().flat_map(|(_, texts)| *texts).copied().collect();
     let mut found: Vec<(&str, u32)> = Vec::new();
     for (id, token) in (0u32..).zip(&vocab.tokens) {
-        if telling(&token.text, token.kind) {
-            if let Some(&text) = known.get(&*token.text) {
-                found.push((text, id));
-            }
-        }
+        let text = match token.kind {
+            Kind::Byte | Kind::Unused => None,
+            Kind::Control => known.get(&*token.text).or(control.get(&*token.text)),
+            Kind::Normal | Kind::Unknown | Kind::UserDefined => known.get(&*token.text),
+        };
+        found.extend(text.map(|&text| (text, id)));
     }
     let find = |text: &str| found.iter().find(|(t, _)| *t == text).map(|&(_, id)| id);
     let mut stops: BTreeSet<u32> = ENDING.iter().filter_map(|text| find(text)).chain(more.iter().copied()).collect();
-    let roles: Vec<(Role, Option<u32>)> =
-        TELLING.iter().map(|(role, texts)| (*role, texts.iter().find_map(|text| find(text)))).collect();
+    let roles: Vec<(Role, Option<u32>)> = TELLING
+        .iter()
+        .chain(TELLING_CONTROL)
+        .map(|(role, texts)| (*role, texts.iter().find_map(|text| find(text))))
+        .collect();
     // In harmony's and Solar's formats `<|end|>` ends a message, not the answer; Gemma 4 has `</s>` as an HTML tag.
     let all = |texts: &[&str]| texts.iter().all(|text| find(text).is_some());
     if all(&["<|return|>", "<|call|>"]) || all(&["<|calls|>", "<|flush|>"]) {

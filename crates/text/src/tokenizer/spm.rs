@@ -57,22 +57,27 @@ impl Spm {
             let id = *self.ids.get(&text.as_bytes()[start..end])?;
             Some((*self.ranks.get(id as usize)?, id))
         });
+        let mut after_unknown = false;
         for symbol in merger.symbols() {
             if symbol.id != CHARACTER {
                 out.push(symbol.id);
+                after_unknown = false;
                 continue;
             }
             let start = symbol.start as usize;
-            self.spell(&text.as_bytes()[start..start + symbol.len as usize], out);
-        }
-    }
-
-    /// Byte tokens, or the unknown token where the vocabulary lacks one of them.
-    fn spell(&self, character: &[u8], out: &mut Vec<u32>) {
-        let ids = character.iter().map(|&b| self.byte_ids[b as usize]).collect::<Option<Vec<u32>>>();
-        match ids {
-            Some(ids) => out.extend(ids),
-            None => out.extend(self.unk),
+            let character = &text.as_bytes()[start..start + symbol.len as usize];
+            // Spelled in bytes, or the unknown token where the vocabulary lacks one of them; once for a run of them.
+            let ids = character.iter().map(|&b| self.byte_ids[b as usize]).collect::<Option<Vec<u32>>>();
+            after_unknown = match ids {
+                Some(ids) => {
+                    out.extend(ids);
+                    false
+                }
+                None => {
+                    out.extend(self.unk.filter(|_| !after_unknown));
+                    true
+                }
+            };
         }
     }
 }

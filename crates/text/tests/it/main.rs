@@ -1,5 +1,6 @@
 //! What this room promises, against real vocabularies and against other implementations.
 
+mod conversion;
 mod malformed;
 mod oracle;
 mod streaming;

@@ -69,7 +69,7 @@ fn fifths<V: Vector>(words: V, g: usize) -> V {
     let at = (g / 2) as u8;
     let bytes = words.widen(at, at, 0);
     let spread = bytes.or(bytes.shl(8));
-    let own = if g % 2 == 0 { ROW_LOW } else { ROW_HIGH };
+    let own = if g.is_multiple_of(2) { ROW_LOW } else { ROW_HIGH };
     // SAFETY: 64 bytes.
     let own = unsafe { V::load(own.as_ptr()) };
     spread.sixteens(own)
@@ -144,7 +144,8 @@ fine!(
     IQ4_NL, offset 128, minima false, chain 1, granules 4, parts 2,
     numbers |b, at, slab| { slab.d[b] = V::halves(at(0, 2, b)); },
     codes |field, g| {
-        let [low, high] = nibbles(V::load(field(2, 16).add(g * 64))).map(|n| n.lookup(&IQ4));
+        let [low, high] = nibbles(V::load(field(2, 16).add(g * 64)));
+        let (low, high) = (low.lookup(&IQ4), high.lookup(&IQ4));
         [low, high, low, high]
     }
 );
@@ -158,7 +159,8 @@ fine!(
         }
     },
     codes |field, g| {
-        let [low, high] = nibbles(V::load(field(1, 16).add(g * 64))).map(|n| n.lookup(&E2M1));
+        let [low, high] = nibbles(V::load(field(1, 16).add(g * 64)));
+        let (low, high) = (low.lookup(&E2M1), high.lookup(&E2M1));
         [low, high, low, high]
     }
 );

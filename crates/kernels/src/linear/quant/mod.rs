@@ -14,6 +14,7 @@
 //! shared between instructions, so the bytes of `y` are the same everywhere.
 #![expect(unsafe_code, reason = "reads chunks of panels, whose sizes were checked, without checking again")]
 
+mod codebook;
 mod fine;
 mod scalar;
 mod superblock;
@@ -171,6 +172,8 @@ impl Form {
                 Form::Fine
             }
             DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K | DType::IQ4_XS => Form::Super,
+            DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => Form::Super,
+            DType::IQ3_XXS | DType::IQ3_S | DType::TQ1_0 | DType::TQ2_0 => Form::Super,
             DType::F32 | DType::F16 | DType::BF16 => Form::Float,
             _ => Form::Decoded,
         }
@@ -214,6 +217,15 @@ pub(super) fn superblock(isa: Isa, dtype: DType, slab: &mut Slab, panel: &[u8], 
         DType::Q5_K => dispatch!(superblock, isa, superblock::Q5_K, (slab, panel, x, sums)),
         DType::Q6_K => dispatch!(superblock, isa, superblock::Q6_K, (slab, panel, x, sums)),
         DType::IQ4_XS => dispatch!(superblock, isa, superblock::IQ4_XS, (slab, panel, x, sums)),
+        DType::IQ1_S => dispatch!(superblock, isa, codebook::IQ1_S, (slab, panel, x, sums)),
+        DType::IQ1_M => dispatch!(superblock, isa, codebook::IQ1_M, (slab, panel, x, sums)),
+        DType::IQ2_XXS => dispatch!(superblock, isa, codebook::IQ2_XXS, (slab, panel, x, sums)),
+        DType::IQ2_XS => dispatch!(superblock, isa, codebook::IQ2_XS, (slab, panel, x, sums)),
+        DType::IQ2_S => dispatch!(superblock, isa, codebook::IQ2_S, (slab, panel, x, sums)),
+        DType::IQ3_XXS => dispatch!(superblock, isa, codebook::IQ3_XXS, (slab, panel, x, sums)),
+        DType::IQ3_S => dispatch!(superblock, isa, codebook::IQ3_S, (slab, panel, x, sums)),
+        DType::TQ1_0 => dispatch!(superblock, isa, codebook::TQ1_0, (slab, panel, x, sums)),
+        DType::TQ2_0 => dispatch!(superblock, isa, codebook::TQ2_0, (slab, panel, x, sums)),
         _ => debug_assert!(false, "{dtype} has no super-blocks"),
     }
 }

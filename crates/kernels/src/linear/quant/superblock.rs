@@ -123,8 +123,10 @@ superblock!(
     place |round, part| (round / 2 * 8 + part * 2 + round % 2, 0),
     numbers |at, slab| {
         // Signed bytes, as unsigned ones above -128.
-        let sign = V::splat(0x80);
-        let scales = [192, 196, 200, 204].map(|field| V::load(at(field)).xor(sign));
+        let mut scales = [V::splat(0x80); 4];
+        for (i, s) in scales.iter_mut().enumerate() {
+            *s = s.xor(V::load(at(192 + 4 * i)));
+        }
         put_scales(slab, &scales, 128);
         put_scale_pairs(slab, &scales, 128);
         slab.d[0] = V::halves(at(208));
@@ -173,9 +175,13 @@ superblock!(
     Q2_K, offset 0, minima true, stretch 16, chain 4, granules 4, parts 4,
     place |round, part| (round / 2 * 8 + part * 2 + round % 2, 0),
     numbers |at, slab| {
-        let both = [0, 4, 8, 12].map(|field| V::load(at(field)));
-        put_scales(slab, &both.map(|b| b.bits(0, 15)), 0);
-        put_minima(slab, &both.map(|b| b.bits(4, 15)));
+        let (mut scales, mut minima) = ([V::splat(0); 4], [V::splat(0); 4]);
+        for i in 0..4 {
+            let both = V::load(at(4 * i));
+            (scales[i], minima[i]) = (both.bits(0, 15), both.bits(4, 15));
+        }
+        put_scales(slab, &scales, 0);
+        put_minima(slab, &minima);
         (slab.d[0], slab.m[0]) = (V::halves(at(80)), V::halves(at(82)));
     },
     codes |field, round, g| {

@@ -3,6 +3,8 @@
 mod model;
 mod steps;
 
+pub(super) use model::merge;
+
 use super::added::{Added, Finder};
 use super::error::Error;
 use super::vocab::{Kind, Role, Spelling, Token, Vocab};
@@ -174,13 +176,11 @@ fn tokens(model: &model::Description, added: &[AddedToken], file_size: usize) ->
 
 /// How tokens spell bytes, and whether the first begins with a space that is not the text's.
 fn spelling(decoder: Option<&Value>) -> (Spelling, bool) {
-    let Some(decoder) = present(decoder) else { return (Spelling::Separate, true) };
-    let list = match decoder.get("decoders").and_then(Value::as_array) {
-        Some(list) => list.iter().collect(),
-        None => vec![decoder],
-    };
+    if present(decoder).is_none() {
+        return (Spelling::Separate, true);
+    }
     let (mut spelling, mut strip) = (Spelling::Plain, false);
-    for part in list {
+    for part in flat(decoder, "decoders") {
         let text = |key: &str| part.get(key).and_then(Value::as_str);
         match kind(part) {
             "ByteLevel" => spelling = Spelling::ByteLevel,
@@ -261,17 +261,27 @@ fn in_vocab(id: u32, path: &str, vocab: &Vocab) -> Result<u32, Error> {
     }
 }
 
+/// The parts of a sequence, or the value alone.
+pub(super) fn flat<'v>(value: Option<&'v Value>, key: &str) -> Vec<&'v Value> {
+    match present(value) {
+        Some(value) => {
+            value.get(key).and_then(Value::as_array).map_or_else(|| vec![value], |list| list.iter().collect())
+        }
+        None => Vec::new(),
+    }
+}
+
 /// The value of `type`, or nothing.
-fn kind(value: &Value) -> &str {
+pub(super) fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or("")
 }
 
 /// A value that is there and not null.
-fn present(value: Option<&Value>) -> Option<&Value> {
+pub(super) fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|v| !v.is_null())
 }
 
-fn field<'v>(value: &'v Value, key: &str) -> Result<&'v Value, Error> {
+pub(super) fn field<'v>(value: &'v Value, key: &str) -> Result<&'v Value, Error> {
     value.get(key).ok_or_else(|| Error::malformed(key, "a value", "nothing"))
 }
 

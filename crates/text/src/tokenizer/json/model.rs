@@ -163,7 +163,8 @@ fn boundaries(vocab: &Vocab) -> Option<Step> {
     (vocab.spelling == Spelling::Space('▁') && vocab.find("▁").is_some()).then(|| gguf::boundaries(vocab))
 }
 
-fn merge(entry: &Value) -> Option<(&str, &str)> {
+/// The two texts of a merge, written as one line or as a pair.
+pub(crate) fn merge(entry: &Value) -> Option<(&str, &str)> {
     match entry {
         Value::String(line) => line.split_once(' ').filter(|(_, right)| !right.contains(' ')),
         Value::Array(pair) => match &pair[..] {

@@ -4,7 +4,7 @@
 
 use super::{
     super::{Fine, Lanes, Slab, Super, Type, chunks},
-    tiles,
+    prefetch, tiles,
     vectors::Two,
     word,
 };
@@ -24,13 +24,14 @@ macro_rules! panel {
 
         #[target_feature(enable = "avx2,fma,f16c")]
         fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
-            if let ([x], [sums]) = (x, &mut *sums) {
+            if let ([x], [sums], true) = (x, &mut *sums, T::PARTS > 0) {
                 for (first, n, chunk) in chunks::<T>(panel) {
                     $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
                 }
                 return;
             }
             for (first, n, chunk) in chunks::<T>(panel) {
+                prefetch(chunk, 0, 1);
                 slab.unpack::<T, Two>(chunk);
                 tiles!(x, sums, first / $columns, n / $columns, 4, [1 2 3 4], $tile::<T>(slab));
             }
@@ -188,6 +189,7 @@ fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Su
     unsafe {
         T::numbers::<Two>(chunk.as_ptr(), blocks, slab);
         for (b, x) in x.iter().enumerate() {
+            prefetch(chunk, b, blocks);
             let mut total = [_mm256_setzero_si256(); 2];
             let mut acc = [[fine_start::<T>(x); 2], [_mm256_setzero_si256(); 2]];
             for g in 0..T::GRANULES {
@@ -280,6 +282,7 @@ fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums:
     unsafe {
         T::numbers::<Two>(chunk.as_ptr(), 1, slab);
         for round in 0..T::rounds(1) {
+            prefetch(chunk, round, T::rounds(1));
             let mut acc = [[_mm256_setzero_si256(); 2]; 4];
             for g in 0..T::GRANULES {
                 let codes = T::codes::<Two>(chunk.as_ptr(), 1, round, g);

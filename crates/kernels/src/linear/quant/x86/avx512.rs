@@ -2,7 +2,7 @@
 
 use super::{
     super::{Fine, Lanes, Slab, Super, chunks},
-    tiles,
+    prefetch, tiles,
     vectors::One,
     word,
 };
@@ -22,13 +22,14 @@ macro_rules! panel {
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
-            if let ([x], [sums]) = (x, &mut *sums) {
+            if let ([x], [sums], true) = (x, &mut *sums, T::PARTS > 0) {
                 for (first, n, chunk) in chunks::<T>(panel) {
                     $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
                 }
                 return;
             }
             for (first, n, chunk) in chunks::<T>(panel) {
+                prefetch(chunk, 0, 1);
                 slab.unpack::<T, One>(chunk);
                 tiles!(x, sums, first / $columns, n / $columns, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab));
             }
@@ -76,14 +77,15 @@ fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Su
         T::numbers::<One>(chunk.as_ptr(), blocks, slab);
         let mut y = _mm512_loadu_ps(sums.as_ptr());
         for (b, x) in x.iter().enumerate() {
+            prefetch(chunk, b, blocks);
             let mut acc = [start::<T>(x), _mm512_setzero_si512()];
             for g in 0..T::GRANULES {
                 let codes = T::codes::<One>(chunk.as_ptr(), blocks, b, g);
-                for part in 0..T::PARTS {
+                for (part, codes) in codes.iter().enumerate().take(T::PARTS) {
                     let q = _mm512_set1_epi32(word(&x.q, (T::place(b, part).1 + g) * 4));
                     // Two sums at least, for the products not to wait for one another.
                     let which = if T::PARTS == 1 { g % 2 } else { part };
-                    acc[which] = _mm512_dpbusd_epi32(acc[which], codes[part].0, q);
+                    acc[which] = _mm512_dpbusd_epi32(acc[which], codes.0, q);
                 }
             }
             y = fine_add::<T>(slab, b, x, _mm512_add_epi32(acc[0], acc[1]), y);
@@ -194,6 +196,7 @@ fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums:
     unsafe {
         T::numbers::<One>(chunk.as_ptr(), 1, slab);
         for round in 0..T::rounds(1) {
+            prefetch(chunk, round, T::rounds(1));
             let mut acc = [_mm512_setzero_si512(); 4];
             for g in 0..T::GRANULES {
                 let codes = T::codes::<One>(chunk.as_ptr(), 1, round, g);

@@ -4,6 +4,8 @@
 //! was unpacked to the slab.
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod vectors;
@@ -35,4 +37,16 @@ use tiles;
 unsafe fn word<T>(q: &[T], at: usize) -> i32 {
     // SAFETY: inside by contract; any alignment will do.
     unsafe { q.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() }
+}
+
+/// Asks for a round's share of what comes a few chunks later. The codes of a chunk are not read in the order of memory,
+/// so the machine does not guess it; and asked into L2, since the few misses L1 keeps open would bound the rate.
+#[inline(always)]
+fn prefetch(chunk: &[u8], round: usize, rounds: usize) {
+    const AHEAD: usize = 12 << 10;
+    let share = chunk.len().div_ceil(rounds).next_multiple_of(64);
+    for line in (round * share..(round + 1) * share).step_by(64) {
+        // SAFETY: a hint; any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(chunk.as_ptr().wrapping_add(AHEAD + line).cast()) };
+    }
 }

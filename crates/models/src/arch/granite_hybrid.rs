@@ -1,0 +1,93 @@
+//! Granite 4: Granite with Mamba-2 in most layers and, in some models, experts beside a shared dense part. Models without
+//! Mamba layers and experts are `granite` in GGUF.
+
+use super::mamba2;
+use crate::{
+    Arch, Config,
+    blocks::{Attn, Blocks, Ffn, Mamba2, Moe},
+    hf::{Fix, Hf, INTERLEAVED_QK, LLAMA_LIKE, Name, fixed, mamba2_names, same},
+};
+use allod_plan::{Act, RopeStyle, Scope, Score, Value};
+
+pub(super) static ARCH: Arch = Arch {
+    gguf: "granitehybrid",
+    model_type: "granitemoehybrid",
+    classes: &["GraniteMoeHybridForCausalLM", "GraniteMoeHybridModel"],
+    keys,
+    names: &[LLAMA_LIKE, INTERLEAVED_QK, mamba2_names!("mamba"), NAMES],
+    forward,
+};
+
+const GATE: Fix = Fix::Part { index: 0, of: 2 };
+const UP: Fix = Fix::Part { index: 1, of: 2 };
+
+const NAMES: &[Name] = &[
+    same("blk.{}.ffn_gate_inp", "layers.{}.block_sparse_moe.router.layer"),
+    fixed("blk.{}.ffn_gate_exps", "layers.{}.block_sparse_moe.input_linear", GATE),
+    fixed("blk.{}.ffn_up_exps", "layers.{}.block_sparse_moe.input_linear", UP),
+    same("blk.{}.ffn_down_exps", "layers.{}.block_sparse_moe.output_linear"),
+    fixed("blk.{}.ffn_gate_shexp", "layers.{}.shared_mlp.input_linear", GATE),
+    fixed("blk.{}.ffn_up_shexp", "layers.{}.shared_mlp.input_linear", UP),
+    same("blk.{}.ffn_down_shexp", "layers.{}.shared_mlp.output_linear"),
+];
+
+fn keys(h: &mut Hf) {
+    h.expect_str("hidden_act", &["silu"]);
+    h.copy_float("attention_multiplier", "attention.scale");
+    h.copy_float("embedding_multiplier", "embedding_scale");
+    h.copy_float("residual_multiplier", "residual_scale");
+    h.copy_float("logits_scaling", "logit_scale");
+    h.set("rope.scaling.finetuned", h.str("position_embedding_type") == Some("rope"));
+    let experts = h.uint("num_local_experts").unwrap_or(0) > 0;
+    let shared = h.uint("shared_intermediate_size").unwrap_or(0);
+    let types = h.strs("layer_types").or(h.strs("layers_block_type")).unwrap_or_default();
+    let attends: Vec<bool> = types.iter().map(|t| matches!(*t, "full_attention" | "attention")).collect();
+    let heads = h.uint("num_key_value_heads").unwrap_or(0);
+    if experts {
+        h.set("expert_shared_feed_forward_length", shared);
+    } else {
+        // What all rows use is all there is.
+        h.rename_tensors("_shexp", "");
+        h.set("feed_forward_length", shared);
+        h.unset("expert_count");
+        h.unset("expert_used_count");
+    }
+    if !experts && !attends.is_empty() && attends.iter().all(|&a| a) {
+        return h.rename_architecture("granite");
+    }
+    mamba2::mixer(h, ["mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_d_conv"]);
+    if !attends.is_empty() {
+        h.set_each("attention.head_count_kv", attends.iter().map(|&a| if a { heads } else { 0 }));
+    }
+}
+
+fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
+    let factor = |key| c.float(key).unwrap_or(1.0);
+    let rotated = c.flag("rope.scaling.finetuned").unwrap_or(false);
+    let x = m.tokens(c);
+    let mut x = m.scale(x, factor("embedding_scale"));
+    for i in 0..c.layers {
+        let plain = Attn::gqa(c, i);
+        let scale = c.float("attention.scale").unwrap_or(plain.scale);
+        let attn = Attn { rope: rotated.then(|| c.rope(RopeStyle::Interleaved)), scale, ..plain };
+        let mut l = m.layer(i);
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("attn_norm", x, c.eps);
+            let h = if c.kv_heads(i) == 0 { l.mamba2(h, Mamba2::of(c)) } else { l.attention(h, attn) };
+            l.scale(h, factor("residual_scale"))
+        });
+        x = l.residual(x, |l, x| {
+            let h = l.rms_norm("ffn_norm", x, c.eps);
+            let h = match l.has("ffn_gate_inp.weight") {
+                true => l.moe(h, Moe { score: Score::SoftmaxOfChosen, ..Moe::of(c, i) }),
+                false => l.ffn(h, Ffn::glu(c.ff(i), Act::Silu)),
+            };
+            l.scale(h, factor("residual_scale"))
+        });
+    }
+    let norm = |m: &mut Scope<'_, '_>, x| m.rms_norm("output_norm", x, c.eps);
+    m.output(x, c, norm, |m, x| {
+        let logits = m.head(x, c);
+        m.scale(logits, 1.0 / factor("logit_scale"))
+    })
+}
