@@ -5,13 +5,17 @@
 //! the next token.
 #![deny(missing_docs)]
 
+pub mod engine;
 mod pages;
+mod prefix;
 pub mod sampler;
 mod sequence;
 mod session;
 mod stop;
 
+pub use engine::{Engine, EngineOptions};
 pub use pages::PagePool;
+pub use prefix::PageHash;
 pub use sampler::{ParamError, SampleError, Sampler, SamplingParams, Stage, Token};
 pub use sequence::{Outputs, Rows, Sequence, forward};
 pub use session::{Cancel, Event, Finish, Generation, Request, Session, Stats};

@@ -86,6 +86,21 @@ impl Sampler {
         self.seed
     }
 
+    /// The same sampler with another seed.
+    #[must_use]
+    pub fn reseeded(&self, seed: u64) -> Sampler {
+        Sampler { seed, noise: Noise::new(seed), ..self.clone() }
+    }
+
+    /// The log-probability of a given token, and of so many likeliest ones, whatever the parameters say.
+    ///
+    /// # Errors
+    /// [`SampleError`] when a logit is not finite or the row has another width.
+    pub fn score(&self, logits: &[f32], id: u32, count: u32) -> Result<Token, SampleError> {
+        self.check(logits)?;
+        Ok(logprobs(id, logits, count))
+    }
+
     /// Chooses the token that follows `history`. The noise belongs to the position `history.len()`.
     ///
     /// # Errors
@@ -223,15 +238,22 @@ impl Sampler {
     }
 
     fn report(&self, id: u32, logits: &[f32]) -> Token {
-        let Some(count) = self.params.logprobs else { return Token { id, logprob: None, top: Vec::new() } };
-        let mut all = Candidates::default();
-        all.fill(logits);
-        let log_mass = all.log_mass();
-        let logprob = |logit: f32| (f64::from(logit) - log_mass) as f32;
-        if count > 0 {
-            all.top_k(count as usize);
+        match self.params.logprobs {
+            Some(count) => logprobs(id, logits, count),
+            None => Token { id, logprob: None, top: Vec::new() },
         }
-        let top = all.items().iter().take(count as usize).map(|c| (c.id, logprob(c.logit))).collect();
-        Token { id, logprob: Some(logprob(logits[id as usize])), top }
     }
+}
+
+/// Log-softmax of `logits` at `id` and at the `count` likeliest tokens.
+fn logprobs(id: u32, logits: &[f32], count: u32) -> Token {
+    let mut all = Candidates::default();
+    all.fill(logits);
+    let log_mass = all.log_mass();
+    let logprob = |logit: f32| (f64::from(logit) - log_mass) as f32;
+    if count > 0 {
+        all.top_k(count as usize);
+    }
+    let top = all.items().iter().take(count as usize).map(|c| (c.id, logprob(c.logit))).collect();
+    Token { id, logprob: Some(logprob(logits[id as usize])), top }
 }

@@ -1,6 +1,7 @@
 //! A model that is a hash of the tokens it can see, so that a wrong page, position or state changes its answer.
 
 use allod_plan::{Backend, Capacity, PAGE, Step, StepError};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 /// Rows of each step that ran.
@@ -16,6 +17,14 @@ pub(crate) struct Toy {
     log: Log,
     /// From this position on, logits are not numbers.
     pub(crate) breaks_at: usize,
+    /// The logits after this token are not numbers.
+    pub(crate) breaks_on: Option<u32>,
+    /// Steps with this token are refused.
+    pub(crate) refuses: Option<u32>,
+    /// Positions that a row sees.
+    pub(crate) window: usize,
+    /// Answers from its state.
+    pub(crate) recurrent: bool,
 }
 
 impl Toy {
@@ -27,6 +36,10 @@ impl Toy {
             results: Vec::new(),
             log: Log::default(),
             breaks_at: usize::MAX,
+            breaks_on: None,
+            refuses: None,
+            window: usize::MAX,
+            recurrent: capacity.states > 0,
         }
     }
 
@@ -55,22 +68,31 @@ impl Backend for Toy {
 
     fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
         assert!(step.tokens.len() <= self.capacity.rows);
+        if step.tokens.iter().any(|&t| Some(t) == self.refuses) {
+            return Err(StepError::Inconsistent("refused".into()));
+        }
+        let slots: HashSet<u32> = step.sequences.iter().map(|s| s.state).collect();
+        assert!(!self.recurrent || slots.len() == step.sequences.len(), "a state is used twice");
         self.log.lock().unwrap().push(step.tokens.len());
         self.results.clear();
         for s in step.sequences {
             for (row, position) in s.rows.clone().zip(s.start as usize..) {
                 let token = step.tokens[row];
                 self.memory[s.pages[position / PAGE] as usize * PAGE + position % PAGE] = token;
-                let hash = if self.capacity.states > 0 {
+                let hash = if self.recurrent {
                     let state = &mut self.states[s.state as usize];
                     *state = mix(*state, token);
                     *state
                 } else {
                     let at = |p: usize| self.memory[s.pages[p / PAGE] as usize * PAGE + p % PAGE];
-                    (0..=position).fold(0, |hash, p| mix(hash, at(p)))
+                    ((position + 1).saturating_sub(self.window)..=position).fold(0, |hash, p| mix(hash, at(p)))
                 };
                 if step.outputs.contains(&(row as u32)) {
                     self.results.extend(spread(hash, self.capacity.width));
+                    if Some(token) == self.breaks_on {
+                        self.results.pop();
+                        self.results.push(f32::NAN);
+                    }
                     if position >= self.breaks_at {
                         self.results.push(f32::NAN);
                         self.results.swap_remove(0);

@@ -1,0 +1,324 @@
+//! Who is here, who waits, and on whose account: sequences and the memory they hold.
+
+use super::options::EngineOptions;
+use super::request::{Event, EventKind, Failure, Request, RequestId};
+use super::sequence::Sequence;
+use super::slots::Slots;
+use super::stats::Counters;
+use crate::{Error, PagePool, Sampler};
+use allod_plan::{Backend, Capacity, PAGE};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub(super) struct Book {
+    pub(super) options: EngineOptions,
+    pub(super) capacity: Capacity,
+    pub(super) pool: PagePool,
+    pub(super) slots: Slots,
+    /// By order of arrival.
+    pub(super) sequences: BTreeMap<u64, Sequence>,
+    pub(super) running: Vec<u64>,
+    pub(super) waiting: Vec<u64>,
+    pub(super) events: Vec<Event>,
+    pub(super) counters: Counters,
+    /// States to be copied as soon as the step's results are read.
+    pub(super) copies: Vec<(u32, u32)>,
+    clients: HashMap<u64, Account>,
+    next_request: u64,
+    next_sequence: u64,
+}
+
+/// What a client has had, in rows, while it had something here.
+#[derive(Debug, Default)]
+struct Account {
+    rows: u64,
+    sequences: usize,
+}
+
+impl Book {
+    pub(super) fn new(options: EngineOptions, capacity: Capacity) -> Book {
+        let options = options.fit(&capacity);
+        let running = options.sequences.unwrap_or(1);
+        let states = if options.recurrent && options.prefix_cache { capacity.states } else { running };
+        Book {
+            pool: PagePool::new(capacity.pages),
+            slots: Slots::new(running, states),
+            sequences: BTreeMap::new(),
+            running: Vec::new(),
+            waiting: Vec::new(),
+            events: Vec::new(),
+            counters: Counters::default(),
+            copies: Vec::new(),
+            clients: HashMap::new(),
+            next_request: 0,
+            next_sequence: 0,
+            options,
+            capacity,
+        }
+    }
+
+    /// Positions that a sequence may have.
+    pub(super) fn context(&self) -> usize {
+        self.capacity.context.min(self.capacity.pages * PAGE)
+    }
+
+    pub(super) fn submit(&mut self, request: Request) -> Result<RequestId, Failure> {
+        self.check(&request)?;
+        let sampler = Sampler::new(&request.sampling, self.capacity.width).map_err(Error::from)?;
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        // A newcomer starts level with whoever has had least, so that neither the past nor its absence counts.
+        let least = self.clients.values().map(|account| account.rows).min().unwrap_or(0);
+        let account = self.clients.entry(request.client).or_insert(Account { rows: least, sequences: 0 });
+        account.sequences += request.n as usize;
+        let request = Arc::new(request);
+        for answer in 0..request.n {
+            let sampler = sampler.reseeded(sampler.seed().wrapping_add(u64::from(answer)));
+            let sequence = Sequence::new(id, answer, request.clone(), sampler, self.options.draft);
+            self.sequences.insert(self.next_sequence, sequence);
+            self.waiting.push(self.next_sequence);
+            self.next_sequence += 1;
+        }
+        Ok(id)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Failure> {
+        let (vocabulary, context) = (self.capacity.width, self.context());
+        let Request { ids, n, .. } = request;
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt.into());
+        }
+        if ids.len() >= context {
+            return Err(Error::PromptTooLong { tokens: ids.len(), context }.into());
+        }
+        if let Some(position) = ids.iter().position(|&id| id as usize >= vocabulary) {
+            return Err(Error::UnknownToken { id: ids[position], position, vocabulary }.into());
+        }
+        if let Some(found) = request.prompt_logprobs.filter(|&count| count as usize > vocabulary) {
+            return Err(Failure::PromptLogprobs { vocabulary, found });
+        }
+        let limit = self.options.queue;
+        if *n == 0 || *n as usize > limit {
+            return Err(Failure::Answers { limit, found: *n });
+        }
+        let (waiting, wanted) = (self.waiting.len(), *n as usize);
+        if waiting + wanted > limit {
+            return Err(Failure::QueueFull { waiting, wanted, limit });
+        }
+        Ok(())
+    }
+
+    /// Ends an answer. All it held is free at once.
+    pub(super) fn end(&mut self, key: u64, kind: EventKind) {
+        self.detach(key);
+        self.waiting.retain(|&other| other != key);
+        let Some(sequence) = self.sequences.remove(&key) else { return };
+        self.events.push(Event { request: sequence.id, answer: sequence.answer, kind });
+        let client = sequence.request.client;
+        if let Some(account) = self.clients.get_mut(&client) {
+            account.sequences -= 1;
+            if account.sequences == 0 {
+                self.clients.remove(&client);
+            }
+        }
+    }
+
+    /// Charges rows to the client of a sequence.
+    pub(super) fn charge(&mut self, client: u64, rows: usize) {
+        if let Some(account) = self.clients.get_mut(&client) {
+            account.rows += rows as u64;
+        }
+    }
+
+    /// Takes pages and slot away from a sequence, running or not.
+    fn detach(&mut self, key: u64) {
+        self.running.retain(|&other| other != key);
+        if let Some(sequence) = self.sequences.get_mut(&key) {
+            sequence.let_go(&mut self.pool);
+            if let Some(slot) = sequence.slot.take() {
+                self.slots.give(slot);
+            }
+        }
+    }
+
+    /// Pushes a running sequence back to the queue. What it had computed is found or computed again later; its tokens
+    /// and its sampler stay, so the answer does not change.
+    pub(super) fn preempt(&mut self, key: u64) {
+        self.detach(key);
+        self.waiting.push(key);
+        self.counters.preemptions += 1;
+    }
+
+    pub(super) fn priority(&self, key: u64) -> i32 {
+        self.sequences[&key].request.priority
+    }
+
+    /// The running sequence whose turn it is to give way: least priority, then one whose receiver is behind, then the
+    /// latest to arrive. So the first to arrive always gets on.
+    pub(super) fn victim(&self) -> Option<u64> {
+        let rank = |key: &u64| (self.priority(*key), !self.sequences[key].held, Reverse(*key));
+        self.running.iter().copied().min_by_key(rank)
+    }
+
+    /// The waiting sequence whose turn it is: highest priority, then the client that has had least (Sheng et al.,
+    /// "Fairness in Serving Large Language Models", 2024), then the first to arrive.
+    fn next(&self) -> Option<u64> {
+        let had = |key: &u64| self.clients.get(&self.sequences[key].request.client).map_or(0, |account| account.rows);
+        let ready = self.waiting.iter().copied().filter(|&key| !self.sequences[&key].held && !self.follows(key));
+        ready.min_by_key(|key| (Reverse(self.priority(*key)), had(key), *key))
+    }
+
+    /// Whether another answer to the same prompt is about to compute all that this one needs to start.
+    fn follows(&self, key: u64) -> bool {
+        let sequence = &self.sequences[&key];
+        let leads = |other: &Sequence| other.id == sequence.id && other.generated() == 0;
+        let fresh = sequence.request.n > 1 && sequence.generated() == 0;
+        fresh && self.running.iter().any(|other| leads(&self.sequences[other]))
+    }
+
+    /// Starts what fits, and makes room for what is more important than something that runs. A sequence that is held
+    /// gives way to any that is not less important.
+    pub(super) fn admit(&mut self, backend: &mut dyn Backend) {
+        while let Some(key) = self.next() {
+            if self.slots.free() > 0 && self.start(key, backend) {
+                continue;
+            }
+            match self.victim() {
+                Some(victim) if self.yields(victim, key) => self.preempt(victim),
+                _ => break,
+            }
+        }
+    }
+
+    fn yields(&self, victim: u64, key: u64) -> bool {
+        let (has, wants) = (self.priority(victim), self.priority(key));
+        has < wants || has == wants && self.sequences[&victim].held
+    }
+
+    /// Gives a waiting sequence a slot and pages for all its tokens, the computed ones among them, if there are enough
+    /// and one more is left for each that runs.
+    fn start(&mut self, key: u64, backend: &mut dyn Backend) -> bool {
+        let headroom = self.running.len();
+        let Some(sequence) = self.sequences.get_mut(&key) else { return false };
+        let checkpoint = find_prefix(sequence, &mut self.pool, &mut self.slots, &self.options);
+        let length = sequence.tokens.len();
+        let wanted = length.div_ceil(PAGE) - sequence.table.len() + headroom;
+        let fits = wanted <= self.pool.free() && self.pool.cover(&mut sequence.table, length).is_ok();
+        let Some(slot) = fits.then(|| self.slots.take()).flatten() else {
+            sequence.let_go(&mut self.pool);
+            return false;
+        };
+        sequence.slot = Some(slot);
+        if sequence.served == 0 {
+            sequence.cached = sequence.computed;
+        }
+        self.counters.found_tokens += sequence.computed as u64;
+        if self.options.recurrent {
+            match checkpoint {
+                Some(saved) => backend.copy_state(saved, slot),
+                None => backend.clear_state(slot),
+            }
+        }
+        self.waiting.retain(|&other| other != key);
+        self.running.push(key);
+        true
+    }
+
+    /// Pages for `positions` positions of a running sequence, the one at `computed` its own. Others give way if they
+    /// must; false when it had to give way itself.
+    pub(super) fn provide(&mut self, key: u64, positions: usize, backend: &mut dyn Backend) -> bool {
+        loop {
+            let Some(sequence) = self.sequences.get_mut(&key).filter(|s| s.slot.is_some()) else { return false };
+            if write_at(sequence, positions, &mut self.pool, backend).is_ok() {
+                return true;
+            }
+            match self.victim() {
+                Some(victim) => self.preempt(victim),
+                None => return false,
+            }
+        }
+    }
+
+    /// Starts the other answers to the same prompt from what the first has computed: its pages, its state. Returns
+    /// those that were started.
+    pub(super) fn fork(&mut self, key: u64) -> Vec<u64> {
+        let leader = &self.sequences[&key];
+        let (Some(from), id) = (leader.slot, leader.id) else { return Vec::new() };
+        if leader.request.n == 1 {
+            return Vec::new();
+        }
+        let (table, dropped, published, computed) =
+            (leader.table.clone(), leader.dropped, leader.published, leader.computed);
+        let mut started = Vec::new();
+        for other in self.waiting.clone() {
+            let Some(sequence) = self.sequences.get_mut(&other) else { continue };
+            if sequence.id != id || sequence.generated() > 0 || sequence.wants_every_row() {
+                continue;
+            }
+            let Some(slot) = self.slots.take() else { break };
+            table[dropped..].iter().for_each(|&page| self.pool.share(page));
+            sequence.table.clone_from(&table);
+            (sequence.dropped, sequence.published, sequence.computed) = (dropped, published, computed);
+            sequence.slot = Some(slot);
+            sequence.cached = computed;
+            if self.options.recurrent {
+                self.copies.push((from, slot));
+            }
+            started.push(other);
+        }
+        self.waiting.retain(|key| !started.contains(key));
+        self.running.extend(&started);
+        started
+    }
+}
+
+/// Fills the table with computed pages and returns the slot of the state after them, for a recurrent model.
+fn find_prefix(
+    sequence: &mut Sequence,
+    pool: &mut PagePool,
+    slots: &mut Slots,
+    options: &EngineOptions,
+) -> Option<u32> {
+    if !options.prefix_cache || sequence.wants_every_row() {
+        return None;
+    }
+    let mut found = Vec::new();
+    for index in 0..sequence.sharable() {
+        match pool.find(&sequence.hash(index)) {
+            Some(page) => found.push(page),
+            None => break,
+        }
+    }
+    let mut checkpoint = None;
+    if options.recurrent {
+        while !found.is_empty() && checkpoint.is_none() {
+            checkpoint = slots.find(&sequence.hash(found.len() - 1));
+            if checkpoint.is_none() {
+                found.pop();
+            }
+        }
+    }
+    found.iter().for_each(|&page| pool.share(page));
+    sequence.computed = found.len() * PAGE;
+    sequence.published = found.len();
+    sequence.table = found;
+    checkpoint
+}
+
+/// Covers `positions` and makes the page that is written next the sequence's own.
+fn write_at(
+    sequence: &mut Sequence,
+    positions: usize,
+    pool: &mut PagePool,
+    backend: &mut dyn Backend,
+) -> Result<(), Error> {
+    pool.cover(&mut sequence.table, positions)?;
+    if !sequence.computed.is_multiple_of(PAGE)
+        && let Some((from, to)) = pool.own(&mut sequence.table[sequence.computed / PAGE])?
+    {
+        backend.copy_page(from, to);
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Many answers from one backend, each the same as if it were alone.
+//!
+//! [`Engine::submit`] takes [`Request`]s, [`Engine::step`] runs one step for as many of them as fit and returns what
+//! happened. Nothing here starts a thread but [`Engine::spawn`], which puts the engine on one and gives each request
+//! its own stream of events.
+//!
+//! Who runs beside whom, in pieces of what size, from a found prefix or from the beginning, with drafts or without:
+//! none of it reaches the bytes of an answer, because a row's results do not depend on the rows beside it and the
+//! sampler's noise is a function of seed, position and token alone.
+
+mod book;
+mod draft;
+mod options;
+mod request;
+mod results;
+mod schedule;
+mod sequence;
+mod slots;
+mod stats;
+mod thread;
+
+pub use options::EngineOptions;
+pub use request::{Event, EventKind, Failure, Request, RequestId};
+pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
+pub use thread::{Answers, Handle};
+
+use crate::{Error, Finish};
+use allod_plan::{Backend, SeqRows, Step, StepError};
+use book::Book;
+use schedule::Part;
+use std::time::Instant;
+
+/// A backend and the requests that it works on.
+pub struct Engine {
+    backend: Box<dyn Backend>,
+    book: Book,
+    last_rows: usize,
+}
+
+impl Engine {
+    /// An engine that has all the backend's pages and slots. Limits that the backend cannot keep are brought within
+    /// what it can.
+    pub fn new(backend: Box<dyn Backend>, options: EngineOptions) -> Engine {
+        let book = Book::new(options, backend.capacity());
+        Engine { backend, book, last_rows: 0 }
+    }
+
+    /// Puts a request in the queue.
+    ///
+    /// # Errors
+    /// [`Failure`] when it makes no sense, can never fit, or the queue is full. Nothing is cut silently.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Failure> {
+        self.book.submit(request)
+    }
+
+    /// Ends all answers of a request; what they held is free when this returns. Their last events come with the next
+    /// step.
+    pub fn cancel(&mut self, id: RequestId) {
+        for key in self.keys(id) {
+            self.cancel_sequence(key);
+        }
+    }
+
+    /// Holds a request back, or lets it go on: while its receiver is behind, nothing is generated for it.
+    pub fn hold(&mut self, id: RequestId, held: bool) {
+        for key in self.keys(id) {
+            if let Some(sequence) = self.book.sequences.get_mut(&key) {
+                sequence.held = held;
+            }
+        }
+    }
+
+    /// True when no request is here and all events are fetched.
+    pub fn is_idle(&self) -> bool {
+        self.book.sequences.is_empty() && self.book.events.is_empty()
+    }
+
+    /// Runs one step, if anybody can run, and returns what happened since the last.
+    pub fn step(&mut self) -> Vec<Event> {
+        self.expire();
+        let parts = self.book.schedule(self.backend.as_mut());
+        self.last_rows = parts.iter().map(|part| part.rows + part.draft.len()).sum();
+        if !parts.is_empty() {
+            self.book.counters.steps += 1;
+            self.execute(&parts);
+            for (from, to) in self.book.copies.drain(..) {
+                self.backend.copy_state(from, to);
+            }
+        }
+        std::mem::take(&mut self.book.events)
+    }
+
+    /// How things stand.
+    pub fn stats(&self) -> EngineStats {
+        self.book.stats(self.last_rows)
+    }
+
+    /// Pages and queue.
+    pub fn snapshot(&self) -> Snapshot {
+        self.book.snapshot()
+    }
+
+    /// Puts the engine on a thread of its own. Each request's channel takes `buffer` events before the request is held.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn spawn(self, buffer: usize) -> std::io::Result<Handle> {
+        thread::spawn(self, buffer)
+    }
+
+    fn keys(&self, id: RequestId) -> Vec<u64> {
+        self.book.sequences.iter().filter(|(_, s)| s.id == id).map(|(&key, _)| key).collect()
+    }
+
+    fn cancel_sequence(&mut self, key: u64) {
+        if let Some(sequence) = self.book.sequences.get(&key) {
+            let stats = sequence.stats();
+            self.book.end(key, EventKind::Finished { reason: Finish::Cancelled, stats });
+        }
+    }
+
+    /// Ends what was cancelled and what is too late.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        let mut cancelled = Vec::new();
+        for (&key, sequence) in &self.book.sequences {
+            if sequence.request.cancel.is_cancelled() {
+                cancelled.push(key);
+            } else if sequence.request.deadline.is_some_and(|deadline| deadline <= now) {
+                late.push((key, sequence.generated()));
+            }
+        }
+        cancelled.into_iter().for_each(|key| self.cancel_sequence(key));
+        for (key, generated) in late {
+            self.book.counters.failed += 1;
+            self.book.end(key, EventKind::Failed(Failure::Deadline { generated }));
+        }
+    }
+
+    /// Runs the parts in one step; where the backend refuses that, each by itself, so that only the one it cannot run
+    /// fails.
+    fn execute(&mut self, parts: &[Part]) {
+        match run(self.backend.as_mut(), &self.book, parts) {
+            Ok(results) => self.book.absorb(parts, results),
+            Err(error) => match parts {
+                [part] => {
+                    let failed = self.book.failed(Error::Step(error));
+                    self.book.end(part.key, failed);
+                }
+                _ => parts.iter().for_each(|part| self.execute(std::slice::from_ref(part))),
+            },
+        }
+    }
+}
+
+/// Runs one step over the parts.
+fn run<'b>(backend: &'b mut dyn Backend, book: &Book, parts: &[Part]) -> Result<&'b [f32], StepError> {
+    let mut tokens = Vec::new();
+    let mut outputs = Vec::new();
+    let mut sequences = Vec::with_capacity(parts.len());
+    for part in parts {
+        let Some(s) = book.sequences.get(&part.key) else { continue };
+        let first = tokens.len();
+        tokens.extend_from_slice(&s.tokens[s.computed..s.computed + part.rows]);
+        tokens.extend_from_slice(&part.draft);
+        let rows = first..tokens.len();
+        outputs.extend((rows.end - part.outputs) as u32..rows.end as u32);
+        sequences.push(SeqRows { rows, start: s.computed as u32, pages: &s.table, state: s.slot.unwrap_or(0) });
+    }
+    backend.run(&Step { tokens: &tokens, sequences: &sequences, outputs: &outputs })
+}

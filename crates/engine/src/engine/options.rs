@@ -1,0 +1,73 @@
+//! What an engine may use.
+
+use allod_plan::{Capacity, Plan};
+
+/// Limits and policies. None of them changes a byte of any answer.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Sequences that run at the same time; of a recurrent model each takes a slot, and the slots left over keep
+    /// checkpoints for prefixes that are asked for again. By default all the backend has for a model without states,
+    /// half of them for a recurrent one.
+    pub sequences: Option<usize>,
+    /// Rows of one step.
+    pub rows: usize,
+    /// Rows of a step that may belong to prompts while answers are being decoded: bounds how long a prompt can delay
+    /// everybody's next token.
+    pub chunk: usize,
+    /// Most wanted rows of a step; what the backend was built for.
+    pub outputs: usize,
+    /// Answers that may wait.
+    pub queue: usize,
+    /// Finds prefixes that are computed already.
+    pub prefix_cache: bool,
+    /// Most tokens drafted by looking the last few up in the text so far; 0 is off. Plans with recurrent states do not
+    /// draft: their states cannot go back.
+    pub draft: usize,
+    /// The plan has recurrent states.
+    pub recurrent: bool,
+    /// Positions after which no layer sees an entry of its cache any more; `None` when some layer sees everything.
+    pub horizon: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            sequences: None,
+            rows: 512,
+            chunk: 128,
+            outputs: 1,
+            queue: 1024,
+            prefix_cache: true,
+            draft: 0,
+            recurrent: false,
+            horizon: None,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// The defaults for a plan on a backend built for `outputs` wanted rows a step.
+    pub fn for_plan(plan: &Plan, outputs: usize) -> EngineOptions {
+        let horizons = plan.caches().iter().map(|c| c.horizon).collect::<Option<Vec<_>>>();
+        EngineOptions {
+            outputs,
+            recurrent: !plan.states().is_empty(),
+            horizon: horizons.and_then(|all| all.into_iter().max()),
+            ..EngineOptions::default()
+        }
+    }
+
+    /// Brings every limit into what the backend can do and what can make progress.
+    pub(super) fn fit(mut self, capacity: &Capacity) -> EngineOptions {
+        let slots = capacity.states.max(1);
+        let usual = if self.recurrent { slots.div_ceil(2) } else { slots };
+        self.sequences = Some(self.sequences.unwrap_or(usual).clamp(1, slots));
+        self.rows = self.rows.clamp(1, capacity.rows.max(1));
+        self.chunk = self.chunk.clamp(1, self.rows);
+        self.outputs = self.outputs.clamp(1, self.rows);
+        if self.recurrent {
+            self.draft = 0;
+        }
+        self
+    }
+}

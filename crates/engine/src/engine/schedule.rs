@@ -1,0 +1,155 @@
+//! Which rows run now: the next token of everyone who answers, then pieces of prompts, then drafts.
+
+use super::book::Book;
+use crate::PageHash;
+use allod_plan::{Backend, PAGE};
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+/// The rows of one sequence in a step.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) key: u64,
+    /// Tokens that it has and that are not computed.
+    pub(super) rows: usize,
+    /// Tokens that it may get.
+    pub(super) draft: Vec<u32>,
+    /// Rows at the end of the part, drafts included, whose logits are wanted.
+    pub(super) outputs: usize,
+}
+
+/// What is left of a step.
+struct Room {
+    rows: usize,
+    outputs: usize,
+}
+
+impl Book {
+    /// The parts of the next step; none when nobody can run.
+    pub(super) fn schedule(&mut self, backend: &mut dyn Backend) -> Vec<Part> {
+        self.admit(backend);
+        let mut room = Room { rows: self.options.rows, outputs: self.options.outputs };
+        let mut parts = self.decode(&mut room, backend);
+        let decoding = parts.len();
+        let chunk = if decoding > 0 { room.rows.min(self.options.chunk) } else { room.rows };
+        self.prefill(chunk, &mut room, &mut parts);
+        self.draft(&mut room, &mut parts[..decoding]);
+        parts
+    }
+
+    /// One row for each sequence that lacks only one, those first that ran longest ago.
+    fn decode(&mut self, room: &mut Room, backend: &mut dyn Backend) -> Vec<Part> {
+        let ready = |key: &u64| self.sequences[key].pending() == 1 && !self.sequences[key].held;
+        let mut keys: Vec<u64> = self.running.iter().copied().filter(ready).collect();
+        keys.sort_by_key(|key| (Reverse(self.priority(*key)), self.sequences[key].served, *key));
+        keys.truncate(room.rows.min(room.outputs));
+        for &key in &keys {
+            let length = self.sequences[&key].tokens.len();
+            self.provide(key, length, backend);
+        }
+        // Providing for one may have pushed out another.
+        keys.retain(|key| self.sequences[key].slot.is_some());
+        room.rows -= keys.len();
+        room.outputs -= keys.len();
+        keys.into_iter().map(|key| Part { key, rows: 1, draft: Vec::new(), outputs: 1 }).collect()
+    }
+
+    /// Up to `left` rows of prompts. Half of them go to the first in line, so that every prompt gets on; the others to
+    /// the shortest, so that a long prompt does not hold up short ones.
+    fn prefill(&mut self, mut left: usize, room: &mut Room, parts: &mut Vec<Part>) {
+        let lacking = |key: &u64| self.sequences[key].pending() > 1 && !self.sequences[key].held;
+        let mut keys: Vec<u64> = self.running.iter().copied().filter(lacking).collect();
+        keys.sort_by_key(|key| (Reverse(self.priority(*key)), self.sequences[key].pending(), *key));
+        let Some(first) = keys.iter().copied().min_by_key(|key| (Reverse(self.priority(*key)), *key)) else { return };
+        let others: Vec<u64> = keys.into_iter().filter(|&key| key != first).collect();
+        // What the others will not use is the first's as well.
+        let lacked: usize = others.iter().map(|key| self.sequences[key].pending()).sum();
+        let share = left.div_ceil(2).max(left.saturating_sub(lacked));
+        let mut computing = HashSet::new();
+        for (key, limit) in std::iter::once((first, share)).chain(others.into_iter().map(|key| (key, usize::MAX))) {
+            self.adopt(key);
+            if let Some(part) = self.piece(key, left.min(limit), room, &mut computing) {
+                left -= part.rows;
+                parts.push(part);
+            }
+        }
+    }
+
+    /// Skips pages that another sequence has computed since this one was started.
+    fn adopt(&mut self, key: u64) {
+        let Some(sequence) = self.sequences.get_mut(&key) else { return };
+        if !self.options.prefix_cache || self.options.recurrent || sequence.wants_every_row() {
+            return;
+        }
+        while sequence.computed.is_multiple_of(PAGE) && sequence.computed / PAGE < sequence.sharable() {
+            let index = sequence.computed / PAGE;
+            let Some(page) = self.pool.find(&sequence.hash(index)) else { return };
+            self.pool.share(page);
+            self.pool.release(std::mem::replace(&mut sequence.table[index], page));
+            sequence.computed += PAGE;
+            sequence.published = index + 1;
+            self.counters.found_tokens += PAGE as u64;
+            if sequence.generated() == 0 {
+                sequence.cached = (sequence.cached + PAGE).min(sequence.computed);
+            }
+        }
+    }
+
+    /// Up to `limit` rows of one prompt. It ends at the end of a page if it does not end the prompt, and leaves out
+    /// what another part of this step computes already.
+    fn piece(&mut self, key: u64, limit: usize, room: &mut Room, computing: &mut HashSet<PageHash>) -> Option<Part> {
+        let sequence = self.sequences.get_mut(&key)?;
+        let (start, length) = (sequence.computed, sequence.tokens.len());
+        let every_row = sequence.wants_every_row();
+        let share = self.options.prefix_cache && !self.options.recurrent && !every_row;
+        if share && start.is_multiple_of(PAGE) && start / PAGE < sequence.sharable() {
+            let ahead = sequence.hash(start / PAGE);
+            if computing.contains(&ahead) {
+                return None;
+            }
+        }
+        let mut end = (start + limit.min(room.rows)).min(length);
+        if every_row {
+            end = end.min(start + room.outputs);
+        } else if room.outputs == 0 {
+            end = end.min(length - 1);
+        }
+        let boundary = if end < length { end / PAGE * PAGE } else { sequence.sharable() * PAGE };
+        let saves = self.options.recurrent && self.options.prefix_cache && self.slots.keeps_checkpoints();
+        if boundary > start && (end < length || saves) {
+            end = boundary;
+        }
+        if end <= start {
+            return None;
+        }
+        let outputs = (start..end).filter(|&position| sequence.wants(position)).count();
+        if share {
+            computing.extend((start / PAGE..end.div_ceil(PAGE).min(length / PAGE)).map(|index| sequence.hash(index)));
+        }
+        room.rows -= end - start;
+        room.outputs -= outputs;
+        Some(Part { key, rows: end - start, draft: Vec::new(), outputs })
+    }
+
+    /// Drafts for those who answer, as far as rows and pages are left over.
+    fn draft(&mut self, room: &mut Room, parts: &mut [Part]) {
+        let context = self.context();
+        for part in parts {
+            let Some(sequence) = self.sequences.get_mut(&part.key) else { continue };
+            let length = sequence.tokens.len();
+            let limit = room.rows.min(room.outputs).min(sequence.room(context).saturating_sub(1));
+            if sequence.generated() == 0 || limit == 0 {
+                continue;
+            }
+            let Some(drafter) = &mut sequence.drafter else { continue };
+            let draft = drafter.draft(&sequence.tokens, limit);
+            if self.pool.cover(&mut sequence.table, length + draft.len()).is_ok() {
+                part.draft = draft.to_vec();
+                part.outputs += draft.len();
+                room.rows -= draft.len();
+                room.outputs -= draft.len();
+                self.counters.drafted += draft.len() as u64;
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One answer on its way.
+
+use super::draft::Drafter;
+use super::request::{Request, RequestId};
+use crate::{Finish, PageHash, PagePool, Sampler, Stats, Token};
+use allod_plan::PAGE;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Tokens, how many of them are computed, and what that takes. It waits while it has no slot.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: RequestId,
+    pub(super) answer: u32,
+    pub(super) request: Arc<Request>,
+    /// Prompt and answer. What is behind `computed` still has to run; the logits of the last one choose the next.
+    pub(super) tokens: Vec<u32>,
+    pub(super) computed: usize,
+    pub(super) table: Vec<u32>,
+    /// Pages at the beginning of the table that no layer sees any more; their entries repeat the first live page.
+    pub(super) dropped: usize,
+    /// Names of the complete pages of `tokens`.
+    hashes: Vec<PageHash>,
+    /// Pages of the table that are known under their names.
+    pub(super) published: usize,
+    pub(super) slot: Option<u32>,
+    pub(super) sampler: Sampler,
+    pub(super) drafter: Option<Drafter>,
+    pub(super) prompt_logprobs: Vec<Token>,
+    /// The receiver is behind: nothing runs for it, though it may keep its pages.
+    pub(super) held: bool,
+    /// Step in which it last ran.
+    pub(super) served: u64,
+    pub(super) submitted: Instant,
+    pub(super) first_token: Option<Duration>,
+    pub(super) cached: usize,
+}
+
+impl Sequence {
+    pub(super) fn new(id: RequestId, answer: u32, request: Arc<Request>, sampler: Sampler, draft: usize) -> Sequence {
+        Sequence {
+            id,
+            answer,
+            tokens: request.ids.clone(),
+            request,
+            computed: 0,
+            table: Vec::new(),
+            dropped: 0,
+            hashes: Vec::new(),
+            published: 0,
+            slot: None,
+            sampler,
+            drafter: (draft > 0).then(|| Drafter::new(draft)),
+            prompt_logprobs: Vec::new(),
+            held: false,
+            served: 0,
+            submitted: Instant::now(),
+            first_token: None,
+            cached: 0,
+        }
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    pub(super) fn generated(&self) -> usize {
+        self.tokens.len() - self.request.ids.len()
+    }
+
+    /// Log-probabilities of the prompt that are still missing need the logits of every row, so nothing can be skipped.
+    pub(super) fn wants_every_row(&self) -> bool {
+        let wanted = self.answer == 0 && self.request.prompt_logprobs.is_some();
+        wanted && self.prompt_logprobs.len() + 1 < self.request.ids.len()
+    }
+
+    /// Whether the logits of the row at `position` are used. (They speak about the next position.)
+    pub(super) fn wants(&self, position: usize) -> bool {
+        position + 1 >= self.tokens.len() || self.wants_every_row() && position >= self.prompt_logprobs.len()
+    }
+
+    /// The name of page `index`, which must be complete.
+    pub(super) fn hash(&mut self, index: usize) -> PageHash {
+        while self.hashes.len() <= index {
+            let first = self.hashes.len() * PAGE;
+            let before = self.hashes.last().copied().unwrap_or_else(|| PageHash::root(&self.request.salt));
+            let mut page = [0; PAGE];
+            page.copy_from_slice(&self.tokens[first..first + PAGE]);
+            self.hashes.push(before.next(&page));
+        }
+        self.hashes[index]
+    }
+
+    /// Complete pages before the last token, which always has to run.
+    pub(super) fn sharable(&self) -> usize {
+        (self.tokens.len() - 1) / PAGE
+    }
+
+    /// Lets go the pages that nothing at or behind position `computed` sees.
+    pub(super) fn drop_unseen(&mut self, horizon: usize, pool: &mut PagePool) {
+        let unseen = ((self.computed + 1).saturating_sub(horizon) / PAGE).min(self.table.len().saturating_sub(1));
+        if unseen > self.dropped {
+            let live = self.table[unseen];
+            self.table[self.dropped..unseen].iter().for_each(|&page| pool.release(page));
+            self.table[..unseen].fill(live);
+            self.dropped = unseen;
+        }
+    }
+
+    /// Gives all pages back. What was computed has to be found or computed again.
+    pub(super) fn let_go(&mut self, pool: &mut PagePool) {
+        self.table.drain(..self.dropped);
+        pool.shrink(&mut self.table, 0);
+        (self.dropped, self.published, self.computed) = (0, 0, 0);
+    }
+
+    /// Whether `id` ends the answer without being part of it.
+    pub(super) fn ends(&self, id: u32) -> bool {
+        let Request { sampling, eos, .. } = &*self.request;
+        sampling.stop_token_ids.contains(&id) || (!sampling.ignore_eos && eos.contains(&id))
+    }
+
+    /// Tokens that may still be generated.
+    pub(super) fn room(&self, context: usize) -> usize {
+        let max = self.request.sampling.max_tokens.map_or(usize::MAX, |max| max as usize);
+        (max.saturating_sub(self.generated())).min(context.saturating_sub(self.tokens.len()))
+    }
+
+    /// Why it cannot go on, if so.
+    pub(super) fn full(&self, context: usize) -> Option<Finish> {
+        let max = self.request.sampling.max_tokens.map_or(usize::MAX, |max| max as usize);
+        if self.generated() >= max {
+            return Some(Finish::Length);
+        }
+        (self.tokens.len() >= context).then_some(Finish::ContextFull)
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            prompt_tokens: self.request.ids.len(),
+            cached_tokens: self.cached,
+            generated_tokens: self.generated(),
+            first_token: self.first_token.unwrap_or_default(),
+            total: self.submitted.elapsed(),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Names for what a page holds.
+
+use allod_plan::PAGE;
+use blake3::Hasher;
+
+/// Names all tokens from the beginning of a sequence to the end of a page, and whatever else decides what the model
+/// computes for them (an adapter) or who may share it (a salt). Equal names mean equal bytes in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageHash(blake3::Hash);
+
+impl PageHash {
+    /// The beginning of every sequence under `salt`.
+    pub fn root(salt: &[u8]) -> PageHash {
+        PageHash(Hasher::new_derive_key("allod 2026 key-value pages").update(salt).finalize())
+    }
+
+    /// The page with `tokens` that follows this one.
+    pub fn next(&self, tokens: &[u32; PAGE]) -> PageHash {
+        let mut hasher = Hasher::new();
+        hasher.update(self.0.as_bytes());
+        for token in tokens {
+            hasher.update(&token.to_le_bytes());
+        }
+        PageHash(hasher.finalize())
+    }
+}
