@@ -9,6 +9,7 @@ use crate::{
     hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, same},
 };
 use allod_plan::{Act, NormKind, RopeStyle, Scope, Value};
+use serde_json::json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gemma4",
@@ -51,6 +52,9 @@ fn keys(h: &mut Hf) {
     h.copy_uint("num_kv_shared_layers", "attention.shared_kv_layers");
     h.copy_uint("hidden_size_per_layer_input", "embedding_length_per_layer_input");
     h.copy_uint("top_k_experts", "expert_used_count");
+    if h.back {
+        return keys_back(h);
+    }
     let types: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t == "full_attention").collect();
     let Some(local) = h.uint("head_dim").filter(|_| !types.is_empty()) else { return };
     // What differs in layers that see all stands in fields of its own, or in newer files with each layer.
@@ -78,6 +82,50 @@ fn keys(h: &mut Hf) {
     let turned = (share.unwrap_or(0.25) * f64::from(global) / 2.0) as usize;
     let divisors: Vec<f32> = (0..global as usize / 2).map(|i| if i < turned { 1.0 } else { STILL }).collect();
     h.make("rope_freqs.weight", &divisors);
+}
+
+/// What differs by layer, as 5.23 of Transformers writes it, and the share that turns, counted in the table.
+fn keys_back(h: &mut Hf) {
+    let size = |h: &Hf, key: &str| h.known(key).unwrap_or(0);
+    let (global, local) = (size(h, "attention.key_length"), size(h, "attention.key_length_swa"));
+    h.field("head_dim", local);
+    h.field("use_double_wide_mlp", false);
+    let heads = h.known_each("attention.head_count_kv").unwrap_or_default();
+    let slides = h.known_each("attention.sliding_window_pattern").unwrap_or_default();
+    let kv = heads.iter().zip(&slides).find(|l| *l.1 != 0).map_or(0, |l| *l.0);
+    h.field("num_key_value_heads", kv);
+    let mut layers = serde_json::Map::new();
+    for (i, (&n, _)) in heads.iter().zip(&slides).enumerate().filter(|(_, l)| *l.1 == 0) {
+        let own = if n == kv {
+            json!({ "head_dim": global })
+        } else {
+            json!({ "head_dim": global, "num_key_value_heads": n })
+        };
+        layers.insert(i.to_string(), own);
+    }
+    h.field("per_layer_config", layers);
+    // A layer without values takes its keys; the last ones take those of earlier layers.
+    let owning = heads.len().saturating_sub(size(h, "attention.shared_kv_layers"));
+    h.field("attention_k_eq_v", h.layers_with("attn_v.weight").iter().take(owning).any(|&v| !v));
+    h.field_if_absent("num_kv_shared_layers", 0);
+    h.field_if_absent("hidden_size_per_layer_input", 0);
+    let ff = h.known_each("feed_forward_length").unwrap_or_default();
+    if let Some(narrow) = ff.iter().min().copied() {
+        h.field("intermediate_size", narrow);
+        h.field("use_double_wide_mlp", ff.iter().any(|&w| w != narrow));
+    }
+    h.field("enable_moe_block", h.layers_with("ffn_gate_inp.weight").contains(&true));
+    h.rename("num_local_experts", "num_experts");
+    let table = h.made.get("rope_freqs.weight").and_then(|t| allod_formats::codec::to_f32(t).ok()).unwrap_or_default();
+    let turned = table.iter().filter(|&&d| d == 1.0).count() as f64 / table.len().max(1) as f64;
+    let bases = ["rope.freq_base", "rope.freq_base_swa"].map(|key| h.known_float(key).unwrap_or(10_000.0));
+    h.field(
+        "rope_parameters",
+        json!({
+            "full_attention": { "rope_type": "proportional", "rope_theta": bases[0], "partial_rotary_factor": turned },
+            "sliding_attention": { "rope_type": "default", "rope_theta": bases[1] },
+        }),
+    );
 }
 
 /// Attention of layer `i`.

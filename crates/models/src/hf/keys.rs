@@ -7,7 +7,7 @@ use crate::{Arch, Error};
 use allod_formats::{Array, Metadata, Value};
 use allod_tensor::Tensor;
 use serde_json::Value as Json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A Hugging Face configuration on its way to metadata, or metadata on the way back.
 pub struct Hf {
@@ -25,6 +25,8 @@ pub struct Hf {
     pub(crate) back: bool,
     /// Parts of GGUF names that this configuration changes.
     pub(crate) renames: Vec<(&'static str, &'static str)>,
+    /// Names of GGUF's tensors, on the way back.
+    pub(crate) stored: HashSet<String>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -81,6 +83,7 @@ impl Hf {
             prefix: "model.",
             back: false,
             renames: vec![],
+            stored: HashSet::new(),
         }
     }
 
@@ -116,7 +119,7 @@ impl Hf {
 
     /// A GGUF name after that.
     pub(super) fn renamed(&self, gguf: &str) -> String {
-        self.renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
+        renamed(&self.renames, gguf)
     }
 
     /// The largest number of a key that may have one for each layer.
@@ -186,14 +189,40 @@ impl Hf {
         }
     }
     /// Keys of the tokenizer have their full names, all others belong to the architecture.
-    pub(super) fn key(&self, key: &str) -> String {
+    pub(crate) fn key(&self, key: &str) -> String {
         if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
     /// Sets a field on the way back.
-    pub(super) fn field(&mut self, name: &str, value: impl Into<Json>) {
+    pub fn field(&mut self, name: &str, value: impl Into<Json>) {
         if self.back {
             self.config[name] = value.into();
         }
+    }
+
+    /// Sets a field on the way back that would otherwise be absent.
+    pub fn field_if_absent(&mut self, name: &str, value: impl Into<Json>) {
+        if self.config.get(name).is_none() {
+            self.field(name, value);
+        }
+    }
+    /// Removes fields on the way back.
+    pub fn omit(&mut self, names: &[&str]) {
+        if let Some(config) = self.config.as_object_mut().filter(|_| self.back) {
+            names.iter().for_each(|n| drop(config.remove(*n)));
+        }
+    }
+    /// True on the way back for each layer that has the tensor `name`.
+    pub fn layers_with(&self, name: &str) -> Vec<bool> {
+        let layers = self.known("block_count").unwrap_or(0);
+        (0..layers).map(|i| self.stored.contains(&format!("blk.{i}.{name}"))).collect()
+    }
+    /// Reads back numbers or flags that were set for each layer.
+    pub fn known_each(&self, key: &str) -> Option<Vec<usize>> {
+        Some(self.meta.ints(&self.key(key))?.into_iter().map(|n| n.try_into().unwrap_or(0)).collect())
+    }
+    /// Reads back a number that was set.
+    pub fn known_float(&self, key: &str) -> Option<f32> {
+        self.meta.float(&self.key(key))
     }
 
     /// Copies an unsigned integer, where present.
@@ -203,6 +232,10 @@ impl Hf {
         } else if let Some(v) = self.uint(name) {
             self.set(key, v);
         }
+    }
+    /// Copies an unsigned integer on the way back only.
+    pub fn copy_back(&mut self, name: &str, key: &str) {
+        self.known(key).into_iter().for_each(|v| self.field(name, v));
     }
     /// Copies a number, where present.
     pub fn copy_float(&mut self, name: &str, key: &str) {
@@ -333,7 +366,8 @@ impl Hf {
 
     fn common_back(&mut self) {
         for (key, names) in UINTS {
-            self.copy_uint(names[0], key);
+            // Of numbers by layer, the largest: which layers differ is the architecture's own business.
+            self.most(key).into_iter().for_each(|v| self.field(names[0], v));
         }
         for (key, names) in FLOATS {
             self.copy_float(names[0], key);
@@ -398,6 +432,11 @@ impl Hf {
 /// The number as it is written, not as its binary form reads in twice the precision.
 pub(crate) fn number(v: f32) -> Json {
     v.to_string().parse::<f64>().map_or(Json::Null, Json::from)
+}
+
+/// A GGUF name after the changes to it.
+pub(super) fn renamed(renames: &[(&str, &str)], gguf: &str) -> String {
+    renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
 fn first_uint(v: &Json) -> Option<u32> {
