@@ -62,7 +62,7 @@ fn difference(source: &dyn WeightSource, view: &View<'_>, arch: &Arch) -> Error 
 fn config(source: &dyn WeightSource, arch: &Arch) -> Result<Json, Error> {
     let mut hf = Hf::new(source.origin(), arch, json!({ "model_type": arch.model_type }));
     hf.back = true;
-    hf.stored = source.names().into_iter().collect();
+    hf.stored = source.names().into_iter().filter_map(|n| Some((n.clone(), source.info(&n)?.shape))).collect();
     hf.meta = source.metadata().clone();
     for name in source.names().into_iter().filter(|n| is_table(n)) {
         hf.made.insert(name.clone(), source.tensor(&name)?);
@@ -73,10 +73,7 @@ fn config(source: &dyn WeightSource, arch: &Arch) -> Result<Json, Error> {
         hf.config[field] = source.info(tensor).is_some().into();
     }
     hf.all(arch);
-    let rows = source.info("token_embd.weight").and_then(|i| i.shape.first().copied());
-    if let Some(rows) = rows {
-        hf.config["vocab_size"] = rows.into();
-    }
+    hf.copy_rows("vocab_size", "token_embd.weight");
     match hf.error {
         Some(e) => Err(e),
         None => Ok(hf.config),

@@ -5,9 +5,9 @@
 use super::Heads;
 use crate::{Arch, Error};
 use allod_formats::{Array, Metadata, Value};
-use allod_tensor::Tensor;
+use allod_tensor::{Shape, Tensor};
 use serde_json::Value as Json;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// A Hugging Face configuration on its way to metadata, or metadata on the way back.
 pub struct Hf {
@@ -25,8 +25,8 @@ pub struct Hf {
     pub(crate) back: bool,
     /// Parts of GGUF names that this configuration changes.
     pub(crate) renames: Vec<(&'static str, &'static str)>,
-    /// Names of GGUF's tensors, on the way back.
-    pub(crate) stored: HashSet<String>,
+    /// GGUF's tensors and their shapes, on the way back.
+    pub(crate) stored: HashMap<String, Shape>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -83,7 +83,7 @@ impl Hf {
             prefix: "model.",
             back: false,
             renames: vec![],
-            stored: HashSet::new(),
+            stored: HashMap::new(),
         }
     }
 
@@ -211,14 +211,23 @@ impl Hf {
             names.iter().for_each(|n| drop(config.remove(*n)));
         }
     }
+    /// Copies the number of rows of a tensor on the way back.
+    pub fn copy_rows(&mut self, name: &str, tensor: &str) {
+        if let Some(rows) = self.stored.get(tensor).and_then(|s| s.first().copied()) {
+            self.field(name, rows);
+        }
+    }
     /// True on the way back for each layer that has the tensor `name`.
     pub fn layers_with(&self, name: &str) -> Vec<bool> {
         let layers = self.known("block_count").unwrap_or(0);
-        (0..layers).map(|i| self.stored.contains(&format!("blk.{i}.{name}"))).collect()
+        (0..layers).map(|i| self.stored.contains_key(&format!("blk.{i}.{name}"))).collect()
     }
-    /// Reads back numbers or flags that were set for each layer.
+    /// Reads back numbers or flags that were set for each layer, or the one for all of them.
     pub fn known_each(&self, key: &str) -> Option<Vec<usize>> {
-        Some(self.meta.ints(&self.key(key))?.into_iter().map(|n| n.try_into().unwrap_or(0)).collect())
+        match self.meta.ints(&self.key(key)) {
+            Some(list) => Some(list.into_iter().map(|n| n.try_into().unwrap_or(0)).collect()),
+            None => Some(vec![self.known(key)?; self.known("block_count")?]),
+        }
     }
     /// Reads back a number that was set.
     pub fn known_float(&self, key: &str) -> Option<f32> {
