@@ -380,7 +380,8 @@ impl<'a> Work<'a> {
             let row = if let encode::Error::NotFinite { at, .. } = source { first + at / columns } else { first };
             Error::Encode { origin: self.origin.clone(), name: self.choice.name.clone(), row, source }
         })?;
-        let loss = if self.measure { loss(to, columns, &values, weights, &out).map_err(fail)? } else { Loss::default() };
+        let loss =
+            if self.measure { loss(to, columns, &values, weights, &out).map_err(fail)? } else { Loss::default() };
         Ok((out, loss))
     }
 }

@@ -182,6 +182,25 @@ GOLDENS = [
         init=STATE,
         moves=GRANITE_MOVES | {"num_experts_per_tok": 1, "position_embedding_type": "rope"},
     ),
+    # Mamba-2 beside attention, the shared MLP alone.
+    Golden(
+        "granitemoehybrid-h",
+        GraniteMoeHybridConfig(
+            **sized(hidden_size=32, num_attention_heads=4),
+            **GRANITE,
+            num_local_experts=0,
+            num_experts_per_tok=0,
+            layer_types=[LINEAR, FULL, LINEAR],
+            position_embedding_type="nope",
+            mamba_n_heads=4,
+            mamba_d_head=16,
+            mamba_n_groups=2,
+            mamba_d_state=8,
+            mamba_chunk_size=8,
+        ),
+        init=STATE,
+        moves=GRANITE_MOVES | {"position_embedding_type": "rope"},
+    ),
     # What the small Granite 4 models are: attention with rotary positions, the shared MLP alone.
     Golden(
         "granitemoehybrid-dense",

@@ -37,8 +37,9 @@ fn keys(h: &mut Hf) {
     h.copy_float("route_scale", "expert_weights_scale");
     h.set("expert_weights_norm", true);
     h.set("expert_gating_func", 2u32);
+    h.rename("num_local_experts", "num_experts");
     // GGUF has no key for what all of them do.
-    h.field("mup_enabled", h.known_float("embedding_scale").is_none());
+    h.field("mup_enabled", h.known_float("embedding_scale") != Some(1.0));
     if !h.flag("mup_enabled") {
         h.set("embedding_scale", 1.0);
     }

@@ -7,19 +7,24 @@ use crate::{
     hf::{EXPERTS, Fix, Hf, LLAMA_LIKE, Name, fixed, same},
 };
 use allod_plan::{Act, Groups, Scope, Score, Value};
+use serde_json::Value as Json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "deepseek2",
     model_type: "deepseek_v2",
     classes: &["DeepseekV2ForCausalLM", "DeepseekV2Model"],
     keys: |h| {
-        let limited = h.str("topk_method") == Some("group_limited_greedy");
-        keys(h, limited);
+        let limited = if h.known("expert_group_count").is_some() { LIMITED } else { "greedy" };
+        h.field("topk_method", limited);
+        keys(h, h.str("topk_method") == Some(LIMITED));
         h.set("expert_gating_func", SOFTMAX);
     },
     names: &[LLAMA_LIKE, EXPERTS, NAMES],
     forward,
 };
+
+/// Transformers' name for choosing experts among the best groups.
+const LIMITED: &str = "group_limited_greedy";
 
 /// llama.cpp's number for softmax routing.
 const SOFTMAX: u32 = 1;
@@ -59,6 +64,23 @@ pub(super) fn keys(h: &mut Hf, grouped: bool) {
         h.copy_uint("n_group", "expert_group_count");
         h.copy_uint("topk_group", "expert_group_used_count");
     }
+    keys_back(h);
+}
+
+/// Sizes that GGUF states as those of the cache, and defaults that are none of GGUF's.
+fn keys_back(h: &mut Hf) {
+    let size = |h: &Hf, key: &str| h.known(key).unwrap_or(0);
+    let rotated = size(h, "rope.dimension_count");
+    h.field("head_dim", rotated);
+    h.field("qk_rope_head_dim", rotated);
+    h.field("qk_nope_head_dim", size(h, "attention.key_length_mla").saturating_sub(rotated));
+    h.field("num_key_value_heads", size(h, "attention.head_count"));
+    h.rename("num_local_experts", "n_routed_experts");
+    h.field_if_absent("q_lora_rank", Json::Null);
+    h.field_if_absent("first_k_dense_replace", 0);
+    h.field_if_absent("routed_scaling_factor", 1.0);
+    h.field_if_absent("n_group", 1);
+    h.field_if_absent("topk_group", 1);
 }
 
 pub(super) fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

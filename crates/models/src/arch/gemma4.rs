@@ -6,9 +6,10 @@ use super::{gemma, gemma2};
 use crate::{
     Arch, Config, Scaling,
     blocks::{Attn, Blocks, Ffn, Kv, Moe, QkNorm, RopeSpec},
-    hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, same},
+    hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, number, same},
 };
 use allod_plan::{Act, NormKind, RopeStyle, Scope, Value};
+use serde_json::json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gemma4",
@@ -41,6 +42,8 @@ const NAMES: &[Name] = &[
     same("blk.{}.ffn_down_exps.weight", "layers.{}.experts.down_proj"),
 ];
 
+/// Layers that see all, where no list says: every so many.
+const PERIOD: usize = 6;
 /// A divisor so large that nothing turns.
 const STILL: f32 = 1e30;
 
@@ -51,6 +54,9 @@ fn keys(h: &mut Hf) {
     h.copy_uint("num_kv_shared_layers", "attention.shared_kv_layers");
     h.copy_uint("hidden_size_per_layer_input", "embedding_length_per_layer_input");
     h.copy_uint("top_k_experts", "expert_used_count");
+    if h.back {
+        return keys_back(h);
+    }
     let types: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t == "full_attention").collect();
     let Some(local) = h.uint("head_dim").filter(|_| !types.is_empty()) else { return };
     // What differs in layers that see all stands in fields of its own, or in newer files with each layer.
@@ -78,6 +84,45 @@ fn keys(h: &mut Hf) {
     let turned = (share.unwrap_or(0.25) * f64::from(global) / 2.0) as usize;
     let divisors: Vec<f32> = (0..global as usize / 2).map(|i| if i < turned { 1.0 } else { STILL }).collect();
     h.make("rope_freqs.weight", &divisors);
+}
+
+/// What differs by layer, in fields of its own, and the share that turns, counted in the table.
+fn keys_back(h: &mut Hf) {
+    h.copy_back("head_dim", "attention.key_length_swa");
+    h.copy_back("global_head_dim", "attention.key_length");
+    h.copy_rows("vocab_size_per_layer_input", "per_layer_token_embd.weight");
+    h.rename("num_local_experts", "num_experts");
+    h.field_if_absent("num_kv_shared_layers", 0);
+    h.field_if_absent("hidden_size_per_layer_input", 0);
+    let layers = h.known("block_count").unwrap_or(0);
+    let kinds = (1..=layers).map(|i| if i % PERIOD == 0 { "full_attention" } else { "sliding_attention" });
+    h.field_if_absent("layer_types", kinds.collect::<Vec<_>>());
+    let heads = h.known_each("attention.head_count_kv").unwrap_or_default();
+    let slides: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t != "full_attention").collect();
+    for (name, kind) in [("num_key_value_heads", true), ("num_global_key_value_heads", false)] {
+        let first = heads.iter().zip(&slides).find(|l| *l.1 == kind).map(|l| *l.0);
+        first.into_iter().for_each(|n| h.field(name, n));
+    }
+    // A layer without values takes its keys; the last ones take those of earlier layers.
+    let owning = layers.saturating_sub(h.known("attention.shared_kv_layers").unwrap_or(0));
+    h.field("attention_k_eq_v", h.layers_with("attn_v.weight").iter().take(owning).any(|&v| !v));
+    h.field("enable_moe_block", h.layers_with("ffn_gate_inp.weight").contains(&true));
+    let ff = h.known_each("feed_forward_length").unwrap_or_default();
+    if let Some(narrow) = ff.iter().min().copied() {
+        h.field("intermediate_size", narrow);
+        h.field("use_double_wide_mlp", ff.iter().any(|&w| w != narrow));
+    }
+    let table = h.made.get("rope_freqs.weight").and_then(|t| allod_formats::codec::to_f32(t).ok()).unwrap_or_default();
+    let turned = table.iter().filter(|&&d| d == 1.0).count() as f64 / table.len().max(1) as f64;
+    let [global, local] =
+        ["rope.freq_base", "rope.freq_base_swa"].map(|k| number(h.known_float(k).unwrap_or(10_000.0)));
+    h.field(
+        "rope_parameters",
+        json!({
+            "full_attention": { "rope_type": "proportional", "rope_theta": global, "partial_rotary_factor": turned },
+            "sliding_attention": { "rope_type": "default", "rope_theta": local },
+        }),
+    );
 }
 
 /// Attention of layer `i`.
@@ -113,7 +158,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     let owning = c.layers.saturating_sub(c.count("attention.shared_kv_layers"));
     let mut caches = [None; 2];
     for i in 0..c.layers {
-        let slides = c.slides(i, 6);
+        let slides = c.slides(i, PERIOD);
         let mut attn = attention(c, i, slides);
         let last = &mut caches[usize::from(slides)];
         match *last {

@@ -1,7 +1,7 @@
 //! Granite 4: Granite with Mamba-2 in most layers and, in some models, experts beside a shared dense part. Models without
 //! Mamba layers and experts are `granite` in GGUF.
 
-use super::mamba2;
+use super::{mamba, mamba2};
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Ffn, Mamba2, Moe},
@@ -38,6 +38,7 @@ fn keys(h: &mut Hf) {
     h.copy_float("residual_multiplier", "residual_scale");
     h.copy_float("logits_scaling", "logit_scale");
     h.set("rope.scaling.finetuned", h.str("position_embedding_type") == Some("rope"));
+    keys_back(h);
     let experts = h.uint("num_local_experts").unwrap_or(0) > 0;
     let shared = h.uint("shared_intermediate_size").unwrap_or(0);
     let types = h.strs("layer_types").or(h.strs("layers_block_type")).unwrap_or_default();
@@ -59,6 +60,21 @@ fn keys(h: &mut Hf) {
     if !attends.is_empty() {
         h.set_each("attention.head_count_kv", attends.iter().map(|&a| if a { heads } else { 0 }));
     }
+}
+
+fn keys_back(h: &mut Hf) {
+    let rotated = h.meta.bool(&h.key("rope.scaling.finetuned")) == Some(true);
+    h.field("position_embedding_type", if rotated { "rope" } else { "nope" });
+    let experts = h.known("expert_count").is_some();
+    let shared = if experts { "expert_shared_feed_forward_length" } else { "feed_forward_length" };
+    h.copy_back("shared_intermediate_size", shared);
+    h.field_if_absent("num_local_experts", 0);
+    h.field_if_absent("num_experts_per_tok", 0);
+    let kind = |&n: &usize| if n > 0 { "full_attention" } else { "linear_attention" };
+    let heads = h.known_each("attention.head_count_kv").unwrap_or_default();
+    h.field("layer_types", heads.iter().map(kind).collect::<Vec<_>>());
+    mamba::expand_back(h, "mamba_expand");
+    mamba::biases_back(h, ["mamba_proj_bias", "mamba_conv_bias"]);
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

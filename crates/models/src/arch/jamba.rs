@@ -1,7 +1,7 @@
 //! Jamba: Mamba with norms of dt, B and C in most layers, attention without positions in some; every other
 //! feed-forward part is a mixture of experts.
 
-use super::qwen2_moe;
+use super::{mamba, qwen2_moe};
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Mamba, Moe},
@@ -40,6 +40,7 @@ fn keys(h: &mut Hf) {
     let width = h.uint("hidden_size").unwrap_or(0);
     h.set("ssm.inner_size", h.uint("mamba_expand").unwrap_or(2).saturating_mul(width));
     h.set("ssm.time_step_rank", h.uint("mamba_dt_rank").unwrap_or(width.div_ceil(16)));
+    keys_back(h);
     let layers = h.uint("num_hidden_layers").unwrap_or(0).min(1 << 12);
     let (period, offset) = (h.uint("attn_layer_period").unwrap_or(8), h.uint("attn_layer_offset").unwrap_or(4));
     let heads = h.uint("num_key_value_heads").unwrap_or(0);
@@ -47,6 +48,28 @@ fn keys(h: &mut Hf) {
         "attention.head_count_kv",
         (0..layers).map(|i| if i.checked_rem(period) == Some(offset) { heads } else { 0 }),
     );
+}
+
+fn keys_back(h: &mut Hf) {
+    h.rename("num_local_experts", "num_experts");
+    h.copy_back("mamba_dt_rank", "ssm.time_step_rank");
+    mamba::expand_back(h, "mamba_expand");
+    mamba::biases_back(h, ["mamba_proj_bias", "mamba_conv_bias"]);
+    h.omit(&["rope_parameters"]);
+    let attends = h.known_each("attention.head_count_kv").unwrap_or_default().iter().map(|&n| n > 0).collect();
+    for (kind, layers) in [("attn", attends), ("expert", h.layers_with("ffn_gate_inp.weight"))] {
+        if let Some((period, offset)) = period(&layers) {
+            h.field(&format!("{kind}_layer_period"), period);
+            h.field(&format!("{kind}_layer_offset"), offset);
+        }
+    }
+}
+
+/// Every so many layers, and the first of them, where `layers` are spaced like this.
+fn period(layers: &[bool]) -> Option<(usize, usize)> {
+    let offset = layers.iter().position(|&l| l).unwrap_or(layers.len());
+    let fits = |&n: &usize| layers.iter().enumerate().all(|(i, &l)| l == (i % n == offset));
+    (offset + 1..=layers.len() + 1).find(fits).map(|n| (n, offset))
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

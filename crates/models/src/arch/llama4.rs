@@ -40,6 +40,8 @@ const fn part(index: usize) -> Fix {
 
 /// Layers that see all positions, where no list says: every so many.
 const PERIOD: usize = 4;
+/// Experts of Maverick, the one that has no norms of queries and keys.
+const UNNORMED: usize = 128;
 /// Positions of a chunk, and of a step of the temperature, where the file does not say.
 const CHUNK: usize = 8192;
 
@@ -51,10 +53,19 @@ fn keys(h: &mut Hf) {
     h.copy_uint("attention_chunk_size", "attention.sliding_window");
     h.copy_uint("floor_scale", "attention.temperature_length");
     h.copy_float("attn_scale", "attention.temperature_scale");
+    h.field("attn_temperature_tuning", h.known_float("attention.temperature_scale") != Some(0.0));
     if !h.flag("attn_temperature_tuning") {
         h.set("attention.temperature_scale", 0.0);
     }
     h.copy_flag("use_qk_norm", "attention.qk_norm");
+    if h.back {
+        h.field_if_absent("use_qk_norm", h.known("expert_count") != Some(UNNORMED));
+        let experts = h.layers_with("ffn_gate_inp.weight").into_iter().enumerate();
+        h.field("moe_layers", experts.filter(|l| l.1).map(|l| l.0).collect::<Vec<_>>());
+        let regular = (1..=h.known("block_count").unwrap_or(0)).map(|i| usize::from(i % PERIOD != 0)).collect();
+        let rotated = h.known_each("attention.sliding_window_pattern").unwrap_or(regular);
+        h.field("no_rope_layers", rotated);
+    }
     if let Some(rotated) = h.uints("no_rope_layers").filter(|l| !l.is_empty()) {
         let regular = rotated.iter().enumerate().all(|(i, &r)| (r != 0) == ((i + 1) % PERIOD != 0));
         if !regular {
@@ -68,8 +79,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     let chunk = c.uint("attention.sliding_window").unwrap_or(CHUNK).max(1);
     let floor = c.uint("attention.temperature_length").unwrap_or(CHUNK) as f32;
     let temperature = c.float("attention.temperature_scale").unwrap_or(0.1);
-    // Maverick, with 128 experts, is the one that has no norms of queries and keys.
-    let normed = c.flag("attention.qk_norm").unwrap_or(c.count("expert_count") != 128);
+    let normed = c.flag("attention.qk_norm").unwrap_or(c.count("expert_count") != UNNORMED);
     let rotated = c.list("attention.sliding_window_pattern");
     let mut x = m.tokens(c);
     for i in 0..c.layers {

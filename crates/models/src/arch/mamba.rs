@@ -33,11 +33,18 @@ fn keys(h: &mut Hf) {
     h.copy_uint("state_size", "ssm.state_size");
     h.copy_uint("conv_kernel", "ssm.conv_kernel");
     let width = h.uint("hidden_size").unwrap_or(0);
-    let inner = h.uint("expand").unwrap_or(2).saturating_mul(width);
-    h.set("ssm.inner_size", inner);
-    h.copy_uint("intermediate_size", "ssm.inner_size");
-    h.set("ssm.time_step_rank", width.div_ceil(16));
-    h.copy_uint("time_step_rank", "ssm.time_step_rank");
+    let inner = h.uint("intermediate_size").or(h.uint("expand").and_then(|n| n.checked_mul(width)));
+    h.set("ssm.inner_size", inner.unwrap_or(0));
+    h.set("ssm.time_step_rank", h.uint("time_step_rank").unwrap_or(width.div_ceil(16)));
+    h.copy_back("intermediate_size", "ssm.inner_size");
+    h.copy_back("time_step_rank", "ssm.time_step_rank");
+    expand_back(h, "expand");
+}
+
+/// On the way back, how many times wider than the stream the mixer is.
+pub(super) fn expand_back(h: &mut Hf, name: &str) {
+    let expand = h.known("ssm.inner_size").zip(h.known("embedding_length")).and_then(|(i, d)| i.checked_div(d));
+    expand.into_iter().for_each(|n| h.field(name, n));
 }
 
 /// What Mamba and Mamba-2 share.
@@ -48,6 +55,14 @@ pub(super) fn common(h: &mut Hf) {
     h.set("feed_forward_length", 0u32);
     h.set("attention.head_count", 0u32);
     h.copy_float("layer_norm_epsilon", "attention.layer_norm_rms_epsilon");
+    h.omit(&["num_attention_heads", "intermediate_size", "rope_parameters", "max_position_embeddings"]);
+    biases_back(h, ["use_bias", "use_conv_bias"]);
+}
+
+/// On the way back, the flags for biases of the mixer's projections and of its convolution.
+pub(super) fn biases_back(h: &mut Hf, [projections, convolution]: [&str; 2]) {
+    h.field(projections, h.layers_with("ssm_in.bias").contains(&true));
+    h.field(convolution, h.layers_with("ssm_conv1d.bias").contains(&true));
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -17,6 +17,7 @@ pub(super) static ARCH: Arch = Arch {
         h.expect_str("hidden_act", &["silu"]);
         mamba::common(h);
         mixer(h, ["num_heads", "head_dim", "state_size", "n_groups", "conv_kernel"]);
+        mamba::expand_back(h, "expand");
     },
     names: &[mamba::NAMES, mamba2_names!("mixer")],
     forward,
@@ -37,6 +38,8 @@ pub(super) fn mixer(h: &mut Hf, names: [&str; 5]) {
     ] {
         h.copy_uint(name, key);
     }
+    let width = h.known("ssm.inner_size").zip(h.known("ssm.time_step_rank")).and_then(|(i, n)| i.checked_div(n));
+    width.into_iter().for_each(|w| h.field(head, w));
     // Without bounds other than 0 and infinity GGUF has no key for them.
     let limit = h
         .get(&["time_step_limit"])

@@ -19,7 +19,7 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 /// GGUF's name of those with experts.
-pub(super) static MOE: Arch = Arch { gguf: "nemotron_h_moe", model_type: "nemotron_h_moe", classes: &[], ..ARCH };
+pub(super) static MOE: Arch = Arch { gguf: "nemotron_h_moe", model_type: "nemotron_h_moe", ..ARCH };
 
 const NAMES: &[Name] = &[
     same("blk.{}.attn_q", "layers.{}.mixer.q_proj"),
@@ -60,6 +60,7 @@ fn keys(h: &mut Hf) {
     h.expect_str("mamba_hidden_act", &["silu"]);
     h.copy_float("layer_norm_epsilon", "attention.layer_norm_rms_epsilon");
     mamba2::mixer(h, ["mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"]);
+    keys_back(h);
     let kinds = kinds(h);
     if kinds.is_empty() {
         return;
@@ -85,6 +86,30 @@ fn keys(h: &mut Hf) {
     h.copy_uint("n_group", "expert_group_count");
     h.copy_uint("topk_group", "expert_group_used_count");
     h.copy_uint("moe_latent_size", "moe_latent_size");
+}
+
+fn keys_back(h: &mut Hf) {
+    h.field("model_type", ARCH.model_type);
+    h.rename("num_local_experts", "n_routed_experts");
+    h.omit(&["num_hidden_layers", "rope_parameters"]);
+    mamba::biases_back(h, ["use_bias", "use_conv_bias"]);
+    let attends = h.known_each("attention.head_count_kv").unwrap_or_default();
+    let widths = h.known_each("feed_forward_length").unwrap_or_default();
+    let mut dense = 0;
+    let layers = attends.into_iter().zip(widths).zip(h.layers_with("ffn_gate_inp.weight"));
+    let kinds: Vec<&str> = layers
+        .map(|layer| match layer {
+            ((0, 0), _) => "linear_attention",
+            ((0, _), true) => "moe",
+            ((0, width), false) => {
+                dense = width;
+                "mlp"
+            }
+            _ => "full_attention",
+        })
+        .collect();
+    h.field("intermediate_size", dense);
+    h.field("layers_block_type", kinds);
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -27,7 +27,15 @@ pub(super) const SHARED_EXPERT: &[Name] = &[
 pub(super) fn keys(h: &mut Hf) {
     qwen2::keys(h);
     h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
+    experts(h);
+}
+
+/// Whether the weights of the chosen are normed, and which layers have experts.
+pub(super) fn experts(h: &mut Hf) {
     h.copy_flag("norm_topk_prob", "expert_weights_norm");
+    h.rename("num_local_experts", "num_experts");
+    let layers = h.layers_with("ffn_gate_inp.weight").into_iter().enumerate();
+    h.field("mlp_only_layers", layers.filter(|l| !l.1).map(|l| l.0).collect::<Vec<_>>());
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

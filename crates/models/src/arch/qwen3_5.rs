@@ -32,12 +32,23 @@ const TILED: &[Name] = &[
 
 fn keys(h: &mut Hf) {
     qwen3_next::keys(h);
+    keys_back(h);
     // Shares of the rotation for time, height and width: all the same for text.
     let sections = h.get(&["rope_parameters", "rope_scaling"]).and_then(|p| p["mrope_section"].as_array());
     if let Some(sections) = sections {
         let mut list: Vec<i32> = sections.iter().filter_map(|v| v.as_i64()?.try_into().ok()).collect();
         list.resize(4, 0);
         h.set("rope.dimension_sections", Meta::Array(Array::I32(list)));
+    }
+}
+
+/// Sections are part of what rotates.
+fn keys_back(h: &mut Hf) {
+    let Some(mut sections) = h.known_each("rope.dimension_sections") else { return };
+    sections.truncate(3);
+    if h.back {
+        h.config["rope_parameters"]["mrope_section"] = sections.into();
+        h.config["rope_parameters"]["mrope_interleaved"] = true.into();
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) static ARCH: Arch = Arch {
 
 fn keys(h: &mut Hf) {
     qwen2::keys(h);
-    h.copy_flag("norm_topk_prob", "expert_weights_norm");
+    qwen2_moe::experts(h);
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -17,7 +17,7 @@ pub(super) static ARCH: Arch = Arch {
     keys: |h| {
         keys(h);
         h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
-        h.copy_flag("norm_topk_prob", "expert_weights_norm");
+        qwen2_moe::experts(h);
     },
     names: &[LLAMA_LIKE, GEMMA_NORMS, EXPERTS, SHARED_EXPERT, NAMES, GROUPED],
     forward,
@@ -53,6 +53,9 @@ pub(super) fn keys(h: &mut Hf) {
         h.set("ssm.inner_size", n.saturating_mul(width));
     }
     h.copy_uint("full_attention_interval", "full_attention_interval");
+    if h.back {
+        keys_back(h);
+    }
     let types = h.strs("layer_types").unwrap_or_default();
     let recurrent: Vec<bool> = types.iter().map(|t| *t == "linear_attention").collect();
     if let Some(first) = recurrent.iter().position(|r| !r) {
@@ -62,6 +65,16 @@ pub(super) fn keys(h: &mut Hf) {
             None => h.set("attention.recurrent_layers", Meta::Array(Array::Bool(recurrent))),
         }
     }
+}
+
+fn keys_back(h: &mut Hf) {
+    let width = h.known("ssm.inner_size").zip(h.known("ssm.time_step_rank")).and_then(|(i, n)| i.checked_div(n));
+    width.into_iter().for_each(|w| h.field("linear_value_head_dim", w));
+    let period = h.known("full_attention_interval").unwrap_or(PERIOD).max(1);
+    let regular = (1..=h.known("block_count").unwrap_or(0)).map(|i| usize::from(i % period != 0)).collect();
+    let recurrent: Vec<usize> = h.known_each("attention.recurrent_layers").unwrap_or(regular);
+    let kind = |&r: &usize| if r != 0 { "linear_attention" } else { "full_attention" };
+    h.field("layer_types", recurrent.iter().map(kind).collect::<Vec<_>>());
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -1,14 +1,14 @@
 //! Writing a folder as Hugging Face lays it out.
 
 use crate::{
-    Arch, Error,
-    hf::{Back, Fix, back, is_table, matches, rebuild},
+    Error,
+    hf::{Back, Fix, back, is_table, join, joined_shape, matches, rebuild},
 };
 use allod_formats::{
     Metadata, WeightSource, codec,
     safetensors::{Dtype, Writer},
 };
-use allod_tensor::{DType, Tensor};
+use allod_tensor::{DType, Shape, Tensor};
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Default for FolderOptions {
 /// A tensor of the folder and the tensors of the source that it is made of.
 struct Whole {
     dtype: DType,
-    shape: Vec<usize>,
+    shape: Shape,
     parts: Vec<Piece>,
 }
 
@@ -40,8 +40,7 @@ struct Piece {
     name: String,
     fix: Fix,
     expert: Option<usize>,
-    /// Place among the parts of the whole.
-    index: usize,
+    shape: Shape,
 }
 
 /// Writes `source` to the folder `out`, made if need be: `config.json`, `generation_config.json` where the source
@@ -64,9 +63,9 @@ pub fn to_safetensors(source: &dyn WeightSource, out: &Path, options: &FolderOpt
     let format = IndexMap::from([("format".to_owned(), "pt".to_owned())]);
     let mut writer = Writer::create(out.join("model.safetensors"), announced, &format, options.shard_bytes)?;
     for (name, whole) in &wholes {
-        for piece in &whole.parts {
-            writer.append(name, &piece.read(source, &back, whole.dtype)?.data)?;
-        }
+        let read = |p: &Piece| Ok((p.fix, p.read(source, whole.dtype)?));
+        let parts = whole.parts.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
+        writer.append(name, &join(parts, back.heads)?.data)?;
     }
     let mut files = writer.finish()?;
     let mut json = vec![("config.json", back.config)];
@@ -83,46 +82,47 @@ fn wholes(source: &dyn WeightSource, back: &Back, plain: DType) -> Result<IndexM
     let mut wholes: IndexMap<String, Whole> = IndexMap::new();
     for name in source.names().into_iter().filter(|n| !is_table(n)) {
         let Some(info) = source.info(&name) else { continue };
-        let (pattern, fix) = folder_name(back.arch, back.prefix, &name).ok_or_else(|| Error::UnknownTensor {
+        let (pattern, fix) = folder_name(back, &name).ok_or_else(|| Error::UnknownTensor {
             origin: source.origin(),
             name: name.clone(),
             arch: back.arch.gguf,
         })?;
         let dtype = fix.dtype(if info.dtype.is_quantized() { plain } else { info.dtype });
-        let index = if let Fix::Part { index, .. } = fix { index } else { 0 };
         let (experts, shape) = match (pattern.contains("{e}"), info.shape.split_first()) {
             (true, Some((&n, rest))) => (n, rest.to_vec()),
             _ => (0, info.shape),
         };
         for e in 0..experts.max(1) {
             let expert = (experts > 0).then_some(e);
-            let shape = fix.undo_shape(shape.clone(), back.heads);
-            let piece = Piece { name: name.clone(), fix, expert, index };
-            wholes
-                .entry(pattern.replace("{e}", &e.to_string()))
-                .and_modify(|w| w.shape[0] += shape.first().copied().unwrap_or(0))
-                .or_insert_with(|| Whole { dtype, shape, parts: vec![] })
-                .parts
-                .push(piece);
+            let whole = wholes.entry(pattern.replace("{e}", &e.to_string()));
+            let whole = whole.or_insert_with(|| Whole { dtype, shape: vec![], parts: vec![] });
+            if whole.dtype != dtype {
+                whole.dtype = DType::F32;
+            }
+            whole.parts.push(Piece { name: name.clone(), fix, expert, shape: shape.clone() });
         }
     }
-    wholes.values_mut().for_each(|w| w.parts.sort_by_key(|p| p.index));
+    for whole in wholes.values_mut() {
+        let parts: Vec<(Fix, Shape)> = whole.parts.iter().map(|p| (p.fix, p.shape.clone())).collect();
+        whole.shape = joined_shape(&parts, back.heads);
+    }
     Ok(wholes)
 }
 
 /// The name in the folder, with `{e}` where experts are stored one by one, and what was done to the layout.
-fn folder_name(arch: &Arch, prefix: &str, name: &str) -> Option<(String, Fix)> {
+fn folder_name(back: &Back, name: &str) -> Option<(String, Fix)> {
     // Later tables override earlier ones; within one the first name is the usual one.
-    let names = arch.names.iter().rev().flat_map(|table| table.iter()).filter(|n| !n.gguf.is_empty());
-    let mut found = names.filter_map(|n| Some((n, matches(n.gguf, name)?)));
+    let names = back.arch.names.iter().rev().flat_map(|table| table.iter()).filter(|n| !n.gguf.is_empty());
+    let mut found = names.filter_map(|n| Some((n, matches(&back.renamed(n.gguf), name)?)));
     let (n, m) = found.next()?;
-    let prefix = if n.gguf == "output" { "" } else { prefix };
+    let prefix = if n.gguf == "output" { "" } else { back.prefix };
     let fix = if m.ending == ".bias" { n.fix.of_bias() } else { n.fix };
     Some((format!("{prefix}{}{}", n.hf.replacen("{}", &m.layer, 1), m.ending), fix))
 }
 
 impl Piece {
-    fn read(&self, source: &dyn WeightSource, back: &Back, dtype: DType) -> Result<Tensor, Error> {
+    /// The numbers, in the type from which the fix is taken back to `dtype`.
+    fn read(&self, source: &dyn WeightSource, dtype: DType) -> Result<Tensor, Error> {
         let mut t = source.tensor(&self.name)?;
         if let Some(e) = self.expert {
             let each = t.data.len() / t.shape[0].max(1);
@@ -130,13 +130,13 @@ impl Piece {
             let data = data.ok_or_else(|| Error::Layout(format!("{}: no expert {e}", self.name)))?;
             t = Tensor { dtype: t.dtype, shape: t.shape[1..].to_vec(), data };
         }
-        if t.dtype.is_quantized() {
+        if t.dtype.is_quantized() || self.fix.dtype(t.dtype) != dtype {
             let fail = |source| Error::Codec { name: self.name.clone(), source };
             let mut data = vec![];
             codec::encode(dtype, &codec::to_f32(&t).map_err(fail)?, &mut data).map_err(fail)?;
             t = rebuild(dtype, t.shape, data)?;
         }
-        self.fix.undo(t, back.heads)
+        Ok(t)
     }
 }
 

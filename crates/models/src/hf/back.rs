@@ -1,6 +1,6 @@
 //! From metadata to the configuration of a folder.
 
-use super::{Heads, Hf, matches};
+use super::{Heads, Hf, keys::renamed, matches};
 use crate::{Arch, Error, model_plan};
 use allod_formats::{Metadata, TensorInfo, WeightSource};
 use allod_tensor::Tensor;
@@ -17,6 +17,14 @@ pub(crate) struct Back {
     pub(crate) prefix: &'static str,
     /// What layouts depend on.
     pub(crate) heads: Heads,
+    renames: Vec<(&'static str, &'static str)>,
+}
+
+impl Back {
+    /// A GGUF name as models of this configuration have it.
+    pub(crate) fn renamed(&self, gguf: &str) -> String {
+        renamed(&self.renames, gguf)
+    }
 }
 
 /// The configuration for `source`, as one of the architectures that share its name in GGUF. What was written is read
@@ -35,7 +43,7 @@ pub(crate) fn back(source: &dyn WeightSource) -> Result<Back, Error> {
         match (hf.error.take(), model_plan(&view)) {
             (None, Ok((_, _, plan))) if plan.digest() == wanted => {
                 let (heads, prefix) = (hf.heads(), hf.prefix);
-                return Ok(Back { config, arch, prefix, heads });
+                return Ok(Back { config, arch, prefix, heads, renames: hf.renames });
             }
             (Some(e), _) | (None, Err(e)) => drop(problem.get_or_insert(e)),
             (None, Ok(_)) => drop(problem.get_or_insert(difference(source, &view, arch))),
@@ -54,6 +62,7 @@ fn difference(source: &dyn WeightSource, view: &View<'_>, arch: &Arch) -> Error 
 fn config(source: &dyn WeightSource, arch: &Arch) -> Result<Json, Error> {
     let mut hf = Hf::new(source.origin(), arch, json!({ "model_type": arch.model_type }));
     hf.back = true;
+    hf.stored = source.names().into_iter().filter_map(|n| Some((n.clone(), source.info(&n)?.shape))).collect();
     hf.meta = source.metadata().clone();
     for name in source.names().into_iter().filter(|n| is_table(n)) {
         hf.made.insert(name.clone(), source.tensor(&name)?);
@@ -64,10 +73,7 @@ fn config(source: &dyn WeightSource, arch: &Arch) -> Result<Json, Error> {
         hf.config[field] = source.info(tensor).is_some().into();
     }
     hf.all(arch);
-    let rows = source.info("token_embd.weight").and_then(|i| i.shape.first().copied());
-    if let Some(rows) = rows {
-        hf.config["vocab_size"] = rows.into();
-    }
+    hf.copy_rows("vocab_size", "token_embd.weight");
     match hf.error {
         Some(e) => Err(e),
         None => Ok(hf.config),

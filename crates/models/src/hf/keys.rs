@@ -5,7 +5,7 @@
 use super::Heads;
 use crate::{Arch, Error};
 use allod_formats::{Array, Metadata, Value};
-use allod_tensor::Tensor;
+use allod_tensor::{Shape, Tensor};
 use serde_json::Value as Json;
 use std::collections::HashMap;
 
@@ -25,6 +25,8 @@ pub struct Hf {
     pub(crate) back: bool,
     /// Parts of GGUF names that this configuration changes.
     pub(crate) renames: Vec<(&'static str, &'static str)>,
+    /// GGUF's tensors and their shapes, on the way back.
+    pub(crate) stored: HashMap<String, Shape>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -81,6 +83,7 @@ impl Hf {
             prefix: "model.",
             back: false,
             renames: vec![],
+            stored: HashMap::new(),
         }
     }
 
@@ -116,7 +119,7 @@ impl Hf {
 
     /// A GGUF name after that.
     pub(super) fn renamed(&self, gguf: &str) -> String {
-        self.renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
+        renamed(&self.renames, gguf)
     }
 
     /// The largest number of a key that may have one for each layer.
@@ -186,7 +189,7 @@ impl Hf {
         }
     }
     /// Keys of the tokenizer have their full names, all others belong to the architecture.
-    pub(super) fn key(&self, key: &str) -> String {
+    pub(crate) fn key(&self, key: &str) -> String {
         if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.arch) }
     }
     /// Sets a field on the way back.
@@ -196,6 +199,41 @@ impl Hf {
         }
     }
 
+    /// Sets a field on the way back that would otherwise be absent.
+    pub fn field_if_absent(&mut self, name: &str, value: impl Into<Json>) {
+        if self.config.get(name).is_none() {
+            self.field(name, value);
+        }
+    }
+    /// Removes fields on the way back.
+    pub fn omit(&mut self, names: &[&str]) {
+        if let Some(config) = self.config.as_object_mut().filter(|_| self.back) {
+            names.iter().for_each(|n| drop(config.remove(*n)));
+        }
+    }
+    /// Copies the number of rows of a tensor on the way back.
+    pub fn copy_rows(&mut self, name: &str, tensor: &str) {
+        if let Some(rows) = self.stored.get(tensor).and_then(|s| s.first().copied()) {
+            self.field(name, rows);
+        }
+    }
+    /// True on the way back for each layer that has the tensor `name`.
+    pub fn layers_with(&self, name: &str) -> Vec<bool> {
+        let layers = self.known("block_count").unwrap_or(0);
+        (0..layers).map(|i| self.stored.contains_key(&format!("blk.{i}.{name}"))).collect()
+    }
+    /// Reads back numbers or flags that were set for each layer, or the one for all of them.
+    pub fn known_each(&self, key: &str) -> Option<Vec<usize>> {
+        match self.meta.ints(&self.key(key)) {
+            Some(list) => Some(list.into_iter().map(|n| n.try_into().unwrap_or(0)).collect()),
+            None => Some(vec![self.known(key)?; self.known("block_count")?]),
+        }
+    }
+    /// Reads back a number that was set.
+    pub fn known_float(&self, key: &str) -> Option<f32> {
+        self.meta.float(&self.key(key))
+    }
+
     /// Copies an unsigned integer, where present.
     pub fn copy_uint(&mut self, name: &str, key: &str) {
         if self.back {
@@ -203,6 +241,10 @@ impl Hf {
         } else if let Some(v) = self.uint(name) {
             self.set(key, v);
         }
+    }
+    /// Copies an unsigned integer on the way back only.
+    pub fn copy_back(&mut self, name: &str, key: &str) {
+        self.known(key).into_iter().for_each(|v| self.field(name, v));
     }
     /// Copies a number, where present.
     pub fn copy_float(&mut self, name: &str, key: &str) {
@@ -280,10 +322,6 @@ impl Hf {
     pub fn make(&mut self, name: &str, values: &[f32]) {
         self.made.insert(name.to_owned(), Tensor::from_f32(vec![values.len()], values));
     }
-    /// Reads back a number that was set.
-    pub fn known_float(&self, key: &str) -> Option<f32> {
-        self.meta.float(&self.key(key))
-    }
     /// Reads back an unsigned integer that was set.
     pub fn known(&self, key: &str) -> Option<usize> {
         self.meta.uint(&self.key(key)).and_then(|v| v.try_into().ok())
@@ -337,7 +375,8 @@ impl Hf {
 
     fn common_back(&mut self) {
         for (key, names) in UINTS {
-            self.copy_uint(names[0], key);
+            // Of numbers by layer, the largest: which layers differ is the architecture's own business.
+            self.most(key).into_iter().for_each(|v| self.field(names[0], v));
         }
         for (key, names) in FLOATS {
             self.copy_float(names[0], key);
@@ -402,6 +441,11 @@ impl Hf {
 /// The number as it is written, not as its binary form reads in twice the precision.
 pub(crate) fn number(v: f32) -> Json {
     v.to_string().parse::<f64>().map_or(Json::Null, Json::from)
+}
+
+/// A GGUF name after the changes to it.
+pub(super) fn renamed(renames: &[(&str, &str)], gguf: &str) -> String {
+    renames.iter().fold(gguf.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
 fn first_uint(v: &Json) -> Option<u32> {

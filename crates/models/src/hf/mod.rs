@@ -3,6 +3,7 @@
 
 mod back;
 mod card;
+mod join;
 mod keys;
 mod names;
 mod order;
@@ -10,6 +11,7 @@ mod pooling;
 mod rope;
 
 pub(crate) use back::{Back, back, is_table};
+pub(crate) use join::{join, joined_shape};
 pub use keys::Hf;
 pub(crate) use keys::{SAMPLING, number};
 pub use names::{EXPERTS, Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, ignored, same};

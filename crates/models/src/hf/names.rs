@@ -214,7 +214,7 @@ impl Fix {
 }
 
 impl Fix {
-    /// The shape before the fix. Parts are put together by the caller.
+    /// The shape before the fix; of a part, as it was within its whole (see [`super::join`]).
     pub(crate) fn undo_shape(self, mut shape: Shape, heads: Heads) -> Shape {
         match self {
             Fix::SkipRows => {
@@ -225,20 +225,20 @@ impl Fix {
             }
             // The only axis that is dropped: the one channel of a depthwise convolution's filter.
             Fix::Squeeze if shape.len() == 2 => vec![shape[0], 1, shape[1]],
-            Fix::Part { .. } => shape,
+            Fix::Part { .. } | Fix::Every { .. } | Fix::QkvOfGroups | Fix::GatesOfGroups => shape,
+            Fix::KeysOfKvB => vec![heads.query * heads.nope, shape.get(1).copied().unwrap_or(0)],
+            Fix::ValuesOfKvB => vec![heads.query * heads.value, shape.last().copied().unwrap_or(0)],
             Fix::Column | Fix::Groups => vec![shape.iter().product()],
             Fix::Then(all) => all.iter().rev().fold(shape, |shape, f| f.undo_shape(shape, heads)),
             _ => self.shape(shape, heads),
         }
     }
 
-    /// Takes it back, for a tensor of plain numbers.
+    /// Takes it back, for a tensor of plain numbers. A part becomes what it was within its whole.
     pub(crate) fn undo(self, t: Tensor, heads: Heads) -> Result<Tensor, Error> {
         let shape = self.undo_shape(t.shape.clone(), heads);
         match self {
-            // Parts of each of a stack do not follow each other.
-            Fix::Part { .. } if t.shape.len() > 2 => Err(Error::Layout(PARTED.into())),
-            Fix::None | Fix::Part { .. } => Ok(t),
+            Fix::None | Fix::Part { .. } | Fix::Every { .. } | Fix::QkvOfGroups | Fix::GatesOfGroups => Ok(t),
             Fix::Squeeze => rebuild(t.dtype, shape, t.data.to_vec()),
             Fix::InterleaveQ => rows(t, heads.query, |i, half| 2 * (i % half) + i / half),
             Fix::InterleaveK => rows(t, heads.key, |i, half| 2 * (i % half) + i / half),
@@ -251,9 +251,11 @@ impl Fix {
                 order::pick(&t, axis, &order::inverse(&order))
             }
             Fix::Then(all) => all.iter().rev().try_fold(t, |t, f| f.undo(t, heads)),
-            Fix::Every { .. } | Fix::KeysOfKvB | Fix::ValuesOfKvB | Fix::QkvOfGroups | Fix::GatesOfGroups => {
-                Err(Error::Layout(PARTED.into()))
+            Fix::KeysOfKvB => {
+                let by_head = vec![heads.query, heads.nope, t.shape.get(1).copied().unwrap_or(0)];
+                rebuild(t.dtype, shape, transpose(&t, by_head)?.data.to_vec())
             }
+            Fix::ValuesOfKvB => rebuild(t.dtype, shape, t.data.to_vec()),
             Fix::QkvByHead => regroup(t, 3, heads.query),
             Fix::SkipRows => {
                 let unused = t.row_bytes() * heads.skip;
@@ -272,7 +274,6 @@ impl Fix {
 }
 
 /// Why a tensor has no way back by itself.
-const PARTED: &str = "several tensors that were one in the folder cannot be put together yet";
 
 /// Rows in `outer` groups of `inner` equal runs become `inner` groups of `outer` runs.
 fn regroup(t: Tensor, outer: usize, inner: usize) -> Result<Tensor, Error> {

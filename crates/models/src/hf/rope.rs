@@ -110,7 +110,9 @@ impl Hf {
         let heads = self.known("attention.head_count").unwrap_or(0);
         let derived = self.known("embedding_length").and_then(|d| d.checked_div(heads)).unwrap_or(0);
         let head_dim = self.known("attention.key_length").unwrap_or(derived);
-        if let Some(dims) = self.known("rope.dimension_count").filter(|&d| d != head_dim && head_dim > 0) {
+        // MLA has a field for the elements that turn.
+        let is_share = |&d: &usize| d != head_dim && head_dim > 0 && self.known("attention.key_length_mla").is_none();
+        if let Some(dims) = self.known("rope.dimension_count").filter(is_share) {
             let share = dims as f64 / head_dim as f64;
             let exact = (head_dim as f64 * share) as usize == dims;
             params.insert("partial_rotary_factor".into(), json!(if exact { share } else { share.next_up() }));
@@ -165,8 +167,12 @@ impl Hf {
                 set("beta_slow", float("yarn_beta_slow").map(number));
                 let factor = f64::from(float("factor").unwrap_or(1.0)).max(1.0);
                 let magnitude = 0.1 * libm::log(factor) + 1.0;
-                set("attention_factor", float("attn_factor").map(|v| json!(f64::from(v) * magnitude)));
-                set("mscale_all_dim", float("yarn_log_multiplier").map(|v| json!(f64::from(v) / 0.1)));
+                // With a multiplier the scores have the magnitude, and what is left of it is none where no key says.
+                let all = float("yarn_log_multiplier").and_then(|v| Some(number(v).as_f64()? * 10.0));
+                let magnitude = if all.is_some() { 1.0 } else { magnitude };
+                let factor = float("attn_factor").map(|v| f64::from(v) * magnitude);
+                set("attention_factor", factor.or(all.map(|_| 1.0)).map(Json::from));
+                set("mscale_all_dim", all.map(Json::from));
                 let truncate = self.meta.bool(&self.key("rope.scaling.yarn_truncate"));
                 set("truncate", truncate.map(Json::from));
             }

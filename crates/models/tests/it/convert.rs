@@ -1,4 +1,5 @@
-//! Every golden through GGUF and back into a folder.
+//! Every golden through GGUF and back into a folder. `ALLOD_BACK` names a folder to keep what is written in, for
+//! `scripts/goldens/way_back.py`, which has Transformers read it.
 
 use crate::golden::{self, Golden};
 use allod_formats::{
@@ -10,7 +11,7 @@ use allod_models::{
     model, open_source,
 };
 use allod_tensor::DType;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn options(matrices: DType) -> GgufOptions {
     GgufOptions { matrices: Some(matrices), ..GgufOptions::default() }
@@ -43,15 +44,16 @@ const ONE_WAY: &[&str] = &[
 
 #[test]
 fn goldens_survive_gguf_and_the_way_back() {
-    let folder = tempfile::tempdir().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = std::env::var_os("ALLOD_BACK").map_or(temporary.path().to_owned(), PathBuf::from);
     let mut wrong = vec![];
     for g in golden::goldens() {
         if golden::open(&g).is_err() {
             continue; // the golden test says so
         }
         let source = open_source(&g.path).unwrap();
-        let file = folder.path().join(format!("{}.gguf", g.name));
-        let back = folder.path().join(&g.name);
+        let file = folder.join(format!("{}.gguf", g.name));
+        let back = folder.join(&g.name);
         let steps = [
             ("to GGUF", to_gguf(&*source, &Metadata::default(), &file, &options(DType::F32)), &file),
             (
