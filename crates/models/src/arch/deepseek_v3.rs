@@ -23,6 +23,7 @@ fn keys(h: &mut Hf) {
     deepseek_v2::keys(h, true);
     h.set("expert_gating_func", SIGMOID);
     h.copy_flag("norm_topk_prob", "expert_weights_norm");
+    h.field_if_absent("norm_topk_prob", false);
     if h.get(&["rope_interleave"]).is_some_and(|v| v == false) {
         h.reject("rope_interleave", "true", false);
     }

@@ -8,6 +8,7 @@ use crate::{
     hf::{GEMMA_NORMS, Hf, LLAMA_LIKE, SANDWICH_NORMS},
 };
 use allod_plan::{Act, RopeStyle, Scope, Value};
+use serde_json::Value as Json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gemma2",
@@ -23,12 +24,23 @@ pub(super) fn keys(h: &mut Hf) {
     h.sliding_window();
     h.copy_float("attn_logit_softcapping", "attn_logit_softcapping");
     h.copy_float("final_logit_softcapping", "final_logit_softcapping");
+    for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        h.field_if_absent(cap, Json::Null);
+    }
     h.derive("query_pre_attn_scalar", "attention.scale", |n| 1.0 / n.sqrt(), |s| 1.0 / (s * s));
+    let size = |h: &Hf, key: &str| h.known(key).unwrap_or(0);
+    let by_heads = size(h, "embedding_length").checked_div(size(h, "attention.head_count")).unwrap_or(0);
+    let by_size = h.known("attention.key_length").unwrap_or(by_heads);
+    let odd = ODD.contains(&(h.arch, size(h, "block_count")));
+    h.field_if_absent("query_pre_attn_scalar", if odd { by_heads } else { by_size });
 }
 
-/// Factor on the scores: as the file says, else by head size, or by heads in the one size that differs (`odd` layers).
-pub(super) fn scale(c: &Config, odd: usize) -> f32 {
-    let by_heads = if c.layers == odd { c.dim / c.heads(0).max(1) } else { c.head_dim };
+/// The sizes, by layers, whose factor on the scores goes by heads.
+const ODD: [(&str, usize); 2] = [("gemma2", 46), ("gemma3", 62)];
+
+/// Factor on the scores: as the file says, else by head size, or by heads in the sizes that differ.
+pub(super) fn scale(c: &Config) -> f32 {
+    let by_heads = if ODD.contains(&(c.arch.as_str(), c.layers)) { c.dim / c.heads(0).max(1) } else { c.head_dim };
     c.float("attention.scale").unwrap_or(1.0 / (by_heads as f32).sqrt())
 }
 
@@ -39,7 +51,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
             rope: Some(c.rope(RopeStyle::Half)),
             mask: c.mask(i, 2),
             softcap: c.float("attn_logit_softcapping"),
-            scale: scale(c, 46),
+            scale: scale(c),
             ..Attn::gqa(c, i)
         };
         let mut l = m.layer(i);

@@ -36,7 +36,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
             mask,
             qk_norm: QkNorm::PerHead,
             softcap: c.float("attn_logit_softcapping"),
-            scale: gemma2::scale(c, 62),
+            scale: gemma2::scale(c),
             ..Attn::gqa(c, i)
         };
         let mut l = m.layer(i);

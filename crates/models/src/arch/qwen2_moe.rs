@@ -27,12 +27,13 @@ pub(super) const SHARED_EXPERT: &[Name] = &[
 pub(super) fn keys(h: &mut Hf) {
     qwen2::keys(h);
     h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
-    experts(h);
+    experts(h, false);
 }
 
-/// Whether the weights of the chosen are normed, and which layers have experts.
-pub(super) fn experts(h: &mut Hf) {
+/// Whether the weights of the chosen are normed (in GGUF that does not say: `unsaid`), and which layers have experts.
+pub(super) fn experts(h: &mut Hf, unsaid: bool) {
     h.copy_flag("norm_topk_prob", "expert_weights_norm");
+    h.field_if_absent("norm_topk_prob", unsaid);
     h.rename("num_local_experts", "num_experts");
     let layers = h.layers_with("ffn_gate_inp.weight").into_iter().enumerate();
     h.field("mlp_only_layers", layers.filter(|l| !l.1).map(|l| l.0).collect::<Vec<_>>());

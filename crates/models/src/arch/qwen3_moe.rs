@@ -19,7 +19,7 @@ pub(super) static ARCH: Arch = Arch {
 
 fn keys(h: &mut Hf) {
     qwen2::keys(h);
-    qwen2_moe::experts(h);
+    qwen2_moe::experts(h, true);
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -104,9 +104,8 @@ impl Hf {
         let mut params = Map::new();
         params.insert("rope_type".into(), "default".into());
         let known = |h: &Hf, key: &str| h.meta.float(&h.key(key));
-        if let Some(base) = known(self, "rope.freq_base") {
-            params.insert("rope_theta".into(), number(base));
-        }
+        // Defaults of Transformers differ by architecture; GGUF's is one.
+        params.insert("rope_theta".into(), number(known(self, "rope.freq_base").unwrap_or(10_000.0)));
         let heads = self.known("attention.head_count").unwrap_or(0);
         let derived = self.known("embedding_length").and_then(|d| d.checked_div(heads)).unwrap_or(0);
         let head_dim = self.known("attention.key_length").unwrap_or(derived);

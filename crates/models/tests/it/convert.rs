@@ -3,14 +3,15 @@
 
 use crate::golden::{self, Golden};
 use allod_formats::{
-    Gguf, Metadata, WeightSource, codec,
+    Gguf, Metadata, TensorInfo, WeightSource, codec,
     gguf::{Layout, Split},
 };
 use allod_models::{
     convert::{FolderOptions, GgufOptions, to_gguf, to_safetensors},
     model, open_source,
 };
-use allod_tensor::DType;
+use allod_tensor::{DType, Tensor};
+use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 
 fn options(matrices: DType) -> GgufOptions {
@@ -74,6 +75,77 @@ fn goldens_survive_gguf_and_the_way_back() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn experts_in_mxfp4_come_back_as_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let g = golden::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/gpt_oss-mxfp4"));
+    let (file, back) = (folder.path().join("m.gguf"), folder.path().join("back"));
+    to_gguf(&*open_source(&g.path).unwrap(), &Metadata::default(), &file, &GgufOptions::default()).unwrap();
+    let gguf = Gguf::open(&file).unwrap();
+    assert_eq!(gguf.info("blk.0.ffn_up_exps.weight").unwrap().dtype, DType::MXFP4);
+    to_safetensors(&gguf, &back, &FolderOptions::default()).unwrap();
+    let again = open_source(&back).unwrap();
+    for name in ["blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight", "blk.0.ffn_down_exps.weight"] {
+        let plain = again.tensor(name).unwrap();
+        assert_eq!(plain.dtype, DType::BF16);
+        assert_eq!(codec::to_f32(&plain).unwrap(), codec::to_f32(&gguf.tensor(name).unwrap()).unwrap(), "{name}");
+    }
+    let far = worst(&g, &back).unwrap();
+    assert!(far <= golden::TOLERANCE, "{far:.1e}");
+}
+
+/// llama.cpp leaves out keys whose values it takes for granted; Transformers takes others for granted.
+#[test]
+fn what_gguf_leaves_unsaid_is_said_in_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    for (golden, key, field, expected) in [
+        ("qwen3_moe", "qwen3moe.expert_weights_norm", "norm_topk_prob", json!(true)),
+        ("deepseek_v3", "deepseek2.expert_weights_norm", "norm_topk_prob", json!(false)),
+        ("gemma2", "gemma2.attention.scale", "query_pre_attn_scalar", json!(16)),
+        ("gemma2", "gemma2.attn_logit_softcapping", "attn_logit_softcapping", json!(null)),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(golden);
+        let source = Without { source: open_source(&path).unwrap(), meta: Metadata::default() }.key(key);
+        let (file, back) = (folder.path().join("m.gguf"), folder.path().join("back"));
+        to_gguf(&source, &Metadata::default(), &file, &GgufOptions::default()).unwrap();
+        to_safetensors(&Gguf::open(&file).unwrap(), &back, &FolderOptions::default()).unwrap();
+        let config: Json = serde_json::from_slice(&std::fs::read(back.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config.get(field), Some(&expected), "{golden}: {field}");
+    }
+}
+
+/// A source that lacks a key.
+struct Without {
+    source: Box<dyn WeightSource>,
+    meta: Metadata,
+}
+
+impl Without {
+    fn key(mut self, key: &str) -> Without {
+        self.meta = self.source.metadata().clone();
+        assert!(self.meta.remove(key).is_some(), "{key}");
+        self
+    }
+}
+
+impl WeightSource for Without {
+    fn origin(&self) -> String {
+        self.source.origin()
+    }
+    fn metadata(&self) -> &Metadata {
+        &self.meta
+    }
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.source.info(name)
+    }
+    fn tensor(&self, name: &str) -> Result<Tensor, allod_formats::Error> {
+        self.source.tensor(name)
+    }
 }
 
 #[test]
