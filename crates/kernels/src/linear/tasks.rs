@@ -13,8 +13,10 @@ use std::ops::Range;
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
 pub(super) const MAX_ROWS: usize = 128;
-/// Weight bytes that one task reads at least, so that handing it out costs little.
-const MIN_BYTES: usize = 24 << 10;
+/// Weight bytes that one task reads at least, so that handing it out costs little, and at most with few input rows.
+const BYTES: Range<usize> = 24 << 10..256 << 10;
+/// Tasks for each thread, with few input rows: fewer read longer stretches of memory, more even out the threads.
+const TASKS: usize = 8;
 /// Panels of one task when there are many input rows.
 const MAX_PANELS: usize = 4;
 
@@ -45,10 +47,11 @@ pub enum From {
 /// When a product's shapes do not fit: columns unlike the input's, an output or a bias too short, a stack of experts.
 pub fn linear(pool: &Pool, isa: Isa, input: &mut Input, products: &mut [Product]) {
     let rows = input.rows;
+    let threads = pool.threads();
     let jobs = |p: &Product| {
         assert!(p.w.experts() == 1, "a stack of experts needs routes");
         check(p, input.cols, rows);
-        Job::new(p.w, rows).tasks()
+        Job::new(p.w, rows, threads).tasks()
     };
     let total = products.iter().map(jobs).sum();
     for p in &*products {
@@ -58,7 +61,7 @@ pub fn linear(pool: &Pool, isa: Isa, input: &mut Input, products: &mut [Product]
     let outs = outs(products);
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {
-            let job = Job::new(out.w, rows);
+            let job = Job::new(out.w, rows, threads);
             if i < job.tasks() {
                 let (panels, range) = job.task(i);
                 return out.run(isa, input, 0, panels, &mut range.map(|t| (t, t)));
@@ -79,10 +82,11 @@ pub fn experts(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Ro
         From::Slot => routes.slots(),
     };
     assert!(input.rows >= needed, "routes ask for more rows than the input has");
+    let threads = pool.threads();
     let jobs = |p: &Product| {
         assert!(p.w.experts() == routes.experts(), "routes and weights disagree about the number of experts");
         check(p, input.cols, routes.slots());
-        (0..routes.experts()).map(|e| Job::new(p.w, routes.bucket(e).len()).tasks()).sum::<usize>()
+        (0..routes.experts()).map(|e| Job::new(p.w, routes.bucket(e).len(), threads).tasks()).sum::<usize>()
     };
     let total = products.iter().map(jobs).sum();
     for p in &*products {
@@ -94,7 +98,7 @@ pub fn experts(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Ro
         for out in outs.iter().flatten() {
             for e in 0..routes.experts() {
                 let bucket = routes.bucket(e);
-                let job = Job::new(out.w, bucket.len());
+                let job = Job::new(out.w, bucket.len(), threads);
                 if i < job.tasks() {
                     let (panels, range) = job.task(i);
                     let rows = bucket[range].iter().map(|&slot| match from {
@@ -134,10 +138,14 @@ struct Job {
 }
 
 impl Job {
-    fn new(w: &Weights, rows: usize) -> Job {
-        let panels = w.panels();
-        let worth = MIN_BYTES.div_ceil((w.row_bytes() * ROWS * rows.min(MAX_ROWS)).max(1));
-        let group = if rows >= 8 { MAX_PANELS.max(worth) } else { worth };
+    fn new(w: &Weights, rows: usize, threads: usize) -> Job {
+        let (panels, panel_bytes) = (w.panels(), (w.row_bytes() * ROWS).max(1));
+        let group = if rows < 8 {
+            let share = panels * panel_bytes / (threads * TASKS);
+            share.clamp(BYTES.start, BYTES.end) / panel_bytes
+        } else {
+            MAX_PANELS.max(BYTES.start / (panel_bytes * rows.min(MAX_ROWS)))
+        };
         Job { panels, rows, group: group.clamp(1, panels.max(1)) }
     }
 

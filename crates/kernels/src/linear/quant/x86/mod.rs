@@ -43,7 +43,7 @@ unsafe fn word<T>(q: &[T], at: usize) -> i32 {
 /// so the machine does not guess it; and asked into L2, since the few misses L1 keeps open would bound the rate.
 #[inline(always)]
 fn prefetch(chunk: &[u8], round: usize, rounds: usize) {
-    const AHEAD: usize = 12 << 10;
+    const AHEAD: usize = 8 << 10;
     let share = chunk.len().div_ceil(rounds).next_multiple_of(64);
     for line in (round * share..(round + 1) * share).step_by(64) {
         // SAFETY: a hint; any address will do.
