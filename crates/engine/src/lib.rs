@@ -1,8 +1,36 @@
 //! Sequences and sampling: token ids in, token ids out. Synchronous, and it knows no strings.
 //!
-//! A [`Request`] enters a [`Session`]; [`Event`]s leave it. Below them, [`Sequence`]s hold pages of a [`PagePool`] and
-//! [`forward`] runs rows of any number of them in one [`allod_plan::Step`]; a [`Sampler`] turns a row of logits into
-//! the next token.
+//! For one conversation, a [`Request`] enters a [`Session`] and [`Event`]s leave it. For many, an [`Engine`] runs
+//! [`engine::Request`]s side by side, and each gets the bytes that it would get alone:
+//!
+//! ```no_run
+//! use allod_cpu::{Cpu, Options, Pool};
+//! use allod_engine::engine::{EventKind, Request};
+//! use allod_engine::{Engine, EngineOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = allod_models::open("model.gguf".as_ref(), None)?;
+//! let size = Options { outputs: 64, sequences: 16, pages: Some(2048), ..Options::default() };
+//! let cpu = Cpu::new(&model.plan, &*model.source, Pool::new(8).into(), &size)?;
+//! let engine = Engine::new(Box::new(cpu), EngineOptions::for_plan(&model.plan, 64)).spawn(32)?;
+//!
+//! let prompts = [vec![1, 15043], vec![1, 15043, 3186]];
+//! let requests = prompts.map(|ids| engine.submit(Request { ids, eos: vec![2], ..Request::default() }));
+//! for answers in requests {
+//!     for event in answers? {
+//!         match event.kind {
+//!             EventKind::Token(token) => println!("{}", token.id),
+//!             EventKind::Failed(failure) => return Err(failure.into()),
+//!             _ => {}
+//!         }
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Below both, [`Sequence`]s hold pages of a [`PagePool`] and [`forward`] runs rows of any number of them in one
+//! [`allod_plan::Step`]; a [`Sampler`] turns a row of logits into the next token.
 #![deny(missing_docs)]
 
 pub mod engine;

@@ -19,7 +19,7 @@ mod slots;
 mod stats;
 mod thread;
 
-pub use options::EngineOptions;
+pub use options::{EngineOptions, pages_in};
 pub use request::{Event, EventKind, Failure, Request, RequestId};
 pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
 pub use thread::{Answers, Handle};

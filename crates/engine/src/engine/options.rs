@@ -1,6 +1,7 @@
 //! What an engine may use.
 
-use allod_plan::{Capacity, Plan};
+use allod_plan::{Capacity, PAGE, Plan, RowLimits};
+use allod_tensor::DType;
 
 /// Limits and policies. None of them changes a byte of any answer.
 #[derive(Clone, Debug)]
@@ -43,6 +44,12 @@ impl Default for EngineOptions {
             horizon: None,
         }
     }
+}
+
+/// Pages that `budget` bytes hold when keys and values are stored as `cache_type`; `None` for a plan that caches none.
+pub fn pages_in(plan: &Plan, cache_type: DType, budget: usize) -> Option<usize> {
+    let one = RowLimits { tokens: 1, outputs: 1, sequences: 1 };
+    budget.checked_div(plan.estimate(|_| 0, PAGE, cache_type, one).cache)
 }
 
 impl EngineOptions {
