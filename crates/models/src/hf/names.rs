@@ -273,8 +273,6 @@ impl Fix {
     }
 }
 
-/// Why a tensor has no way back by itself.
-
 /// Rows in `outer` groups of `inner` equal runs become `inner` groups of `outer` runs.
 fn regroup(t: Tensor, outer: usize, inner: usize) -> Result<Tensor, Error> {
     let all = t.shape.first().copied().unwrap_or(0);
