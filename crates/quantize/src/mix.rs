@@ -207,7 +207,8 @@ fn options(
 fn knapsack(items: &[Item], room: u64) -> Vec<usize> {
     let at = |price: f64| -> Vec<usize> {
         let cost = |o: &(DType, u64, f64)| o.2 + price * o.1 as f64;
-        let cheapest = |i: &Item| (0..i.options.len()).min_by(|&a, &b| cost(&i.options[a]).total_cmp(&cost(&i.options[b])));
+        let cheapest =
+            |i: &Item| (0..i.options.len()).min_by(|&a, &b| cost(&i.options[a]).total_cmp(&cost(&i.options[b])));
         items.iter().map(|i| cheapest(i).unwrap_or(0)).collect()
     };
     let size = |chosen: &[usize]| items.iter().zip(chosen).map(|(i, &o)| i.options[o].1).sum::<u64>();

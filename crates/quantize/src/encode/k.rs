@@ -10,7 +10,8 @@ const Q2: affine::Limits = affine::Limits {
     q: 3.0,
     scale: 15.0,
     cuts: &[-0.15, 0.05, 0.25, 0.45, 0.65],
-    starts: &[1.0, 0.9, 1.1, 1.25], above_zero: false
+    starts: &[1.0, 0.9, 1.1, 1.25],
+    above_zero: false,
 };
 const Q4: affine::Limits =
     affine::Limits { q: 15.0, scale: 63.0, cuts: &[-0.2, 0.1, 0.4, 0.8, 1.3], starts: &[1.0], above_zero: false };
@@ -20,8 +21,8 @@ const Q5: affine::Limits =
 pub(super) fn q2_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 84] {
     let f: affine::Affine<16> = affine::fit::<16, 16>(x, w, &Q2);
     let mut b = [0; 84];
-    for j in 0..16 {
-        b[j] = f.scales[j] | f.mins[j] << 4;
+    for (b, (scale, min)) in b.iter_mut().zip(f.scales.iter().zip(f.mins)) {
+        *b = scale | min << 4;
     }
     put_crumbs(&mut b[16..80], &f.q);
     b[80..82].copy_from_slice(&f.d);

@@ -2,7 +2,7 @@
 
 use super::{
     affine,
-    levels::{self, Four, Five, Levels, Two, Uneven},
+    levels::{self, Five, Four, Levels, Two, Uneven},
     sums::{clamp, half, inverse, round},
     symmetric,
 };
@@ -137,8 +137,7 @@ pub(super) fn q2_0(x: &[f32; 64], w: &[f32; 64]) -> [u8; 18] {
 /// Magnitudes of E2M1, doubled.
 const E2M1: [f32; 8] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0];
 /// The code for a magnitude by its quarters: twice the value lies between half units.
-const E2M1_CODES: [u8; 26] =
-    [0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7];
+const E2M1_CODES: [u8; 26] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7];
 
 #[inline(always)]
 fn e2m1(v: f32, inverse: f32) -> u8 {

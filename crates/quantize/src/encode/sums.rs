@@ -57,14 +57,7 @@ pub(super) fn codes<const N: usize>(
 
 /// Weighted squared error of `scale * q - min` with the best codes.
 #[inline(always)]
-pub(super) fn error<const N: usize>(
-    x: &[f32; N],
-    w: &[f32; N],
-    scale: f32,
-    min: f32,
-    low: f32,
-    high: f32,
-) -> f32 {
+pub(super) fn error<const N: usize>(x: &[f32; N], w: &[f32; N], scale: f32, min: f32, low: f32, high: f32) -> f32 {
     let inverse = inverse(scale);
     let mut sum = [0.0; 8];
     for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {

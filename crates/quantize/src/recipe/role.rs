@@ -103,8 +103,5 @@ const KEPT_NAMES: [&str; 2] = ["position_embd.weight", "token_types.weight"];
 pub fn is_quantizable(name: &str, info: &TensorInfo) -> bool {
     // GGML does not count outer axes of size 1.
     let axes = info.shape.len() - info.shape.iter().take_while(|&&n| n == 1).count();
-    axes >= 2
-        && name.ends_with("weight")
-        && !KEPT_NAMES.contains(&name)
-        && !KEPT.iter().any(|part| name.contains(part))
+    axes >= 2 && name.ends_with("weight") && !KEPT_NAMES.contains(&name) && !KEPT.iter().any(|part| name.contains(part))
 }

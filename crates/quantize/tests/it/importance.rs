@@ -33,7 +33,10 @@ fn weights_are_mean_squares_and_unseen_experts_count_alike() {
     let experts = m.weights("blk.0.ffn_up_exps.weight", &info(&[3, 9, 2])).unwrap().unwrap();
     assert_eq!(experts, [1.0, 1.0, 4.0, 16.0, 1.0, 1.0]);
     assert_eq!(m.weights("blk.9.attn_q.weight", &info(&[7, 3])).unwrap(), None);
-    assert!(matches!(m.weights("blk.0.attn_q.weight", &info(&[7, 4])), Err(Error::Mismatch { expected: 4, found: 3, .. })));
+    assert!(matches!(
+        m.weights("blk.0.attn_q.weight", &info(&[7, 4])),
+        Err(Error::Mismatch { expected: 4, found: 3, .. })
+    ));
 }
 
 #[test]

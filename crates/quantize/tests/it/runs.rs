@@ -39,7 +39,10 @@ fn a_model_comes_out_quantized_and_says_where_it_comes_from() {
     let file = Gguf::open(&out).unwrap();
     assert_eq!(file.names().len(), source.tensors.len());
     assert_eq!(file.info("blk.0.attn_q.weight").unwrap().dtype, DType::Q4_K);
-    assert_eq!(file.tensor("output_norm.weight").unwrap().data[..], source.tensor("output_norm.weight").unwrap().data[..]);
+    assert_eq!(
+        file.tensor("output_norm.weight").unwrap().data[..],
+        source.tensor("output_norm.weight").unwrap().data[..]
+    );
     assert_eq!(file.metadata().uint("general.file_type"), Some(15));
     assert!(file.metadata().str("allod.quantize.source").unwrap().starts_with("blake3:"));
     let error = |name: &str| report.tensors.iter().find(|t| t.choice.name == name).unwrap().error;
@@ -167,5 +170,8 @@ fn warnings_tell_of_second_quantization_and_missing_statistics() {
     let recipe = recipe::by_name("IQ2_XS").unwrap();
     let choices = recipe.choose_for(&quantized, false, &Options::default());
     let warnings = run::warnings(&choices, Some(recipe), None);
-    assert!(matches!(warnings[..], [Warning::Requantized(15, DType::Q8_0), Warning::NeedsImatrix(_, DType::IQ2_XS)]), "{warnings:?}");
+    assert!(
+        matches!(warnings[..], [Warning::Requantized(15, DType::Q8_0), Warning::NeedsImatrix(_, DType::IQ2_XS)]),
+        "{warnings:?}"
+    );
 }
