@@ -122,7 +122,7 @@ pub enum Error {
         /// The first row of the piece that failed; of the value itself when a value is at fault.
         row: usize,
         /// What is wrong.
-        source: encode::Error,
+        source: Box<encode::Error>,
     },
     /// A tensor's bytes are not what its type asks for.
     #[error("{origin}: tensor {name:?}: {source}")]
@@ -132,7 +132,7 @@ pub enum Error {
         /// The tensor.
         name: String,
         /// What is wrong.
-        source: codec::Error,
+        source: Box<codec::Error>,
     },
     /// The caller asked to stop; the work so far is kept.
     #[error("stopped; the same command goes on from here")]
@@ -369,7 +369,11 @@ impl<'a> Work<'a> {
 
     fn encode(&self, (first, rows): (usize, usize)) -> Piece {
         let (t, columns, to) = (self.tensor, self.tensor.columns(), self.choice.to);
-        let fail = |source| Error::Decode { origin: self.origin.clone(), name: self.choice.name.clone(), source };
+        let fail = |e| Error::Decode {
+            origin: self.origin.clone(),
+            name: self.choice.name.clone(),
+            source: Box::new(e),
+        };
         let mut values = vec![0.0; rows * columns];
         let bytes = &t.data[first * t.row_bytes()..(first + rows) * t.row_bytes()];
         codec::decode(t.dtype, bytes, &mut values).map_err(fail)?;
@@ -378,7 +382,7 @@ impl<'a> Work<'a> {
         let mut out = Vec::new();
         encode::encode(to, columns, &values, weights, &mut out).map_err(|source| {
             let row = if let encode::Error::NotFinite { at, .. } = source { first + at / columns } else { first };
-            Error::Encode { origin: self.origin.clone(), name: self.choice.name.clone(), row, source }
+            Error::Encode { origin: self.origin.clone(), name: self.choice.name.clone(), row, source: Box::new(source) }
         })?;
         let loss =
             if self.measure { loss(to, columns, &values, weights, &out).map_err(fail)? } else { Loss::default() };

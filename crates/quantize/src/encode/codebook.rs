@@ -23,22 +23,17 @@ pub(super) struct Sums {
     b: Vec<f32>,
 }
 
-/// A row that may be the best one for a group.
+/// `A` and `B` of a row that may be the best one for a group.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Candidate {
-    pub(super) row: u16,
-    /// Which of several codebooks or signs it belongs to.
-    pub(super) variant: u8,
     a: f32,
     b: f32,
 }
 
 /// Scales at which candidates are collected, in parts of the expected one.
 const GRID: [f32; 7] = [0.6, 0.72, 0.84, 0.97, 1.12, 1.3, 1.5];
-/// Candidates of a group under one variant: of the grid, and one under the block's best scale.
-const KEPT: usize = GRID.len() + 1;
 
-pub(super) type Candidates = [Candidate; KEPT];
+pub(super) type Candidates = [Candidate; GRID.len()];
 
 impl<const W: usize> Book<W> {
     /// `levels` maps the numbers that rows are made of to what they stand for.
@@ -120,31 +115,26 @@ impl Sums {
     }
 
     #[inline(always)]
-    pub(super) fn candidate(&self, scale: f32, variant: u8) -> Candidate {
+    pub(super) fn candidate(&self, scale: f32) -> Candidate {
         let (row, _) = self.best(scale);
-        Candidate { row: row as u16, variant, a: self.a[row], b: self.b[row] }
+        Candidate { a: self.a[row], b: self.b[row] }
     }
 
     /// The best rows under the scales of the grid around `expected`.
     #[inline(always)]
-    pub(super) fn candidates(&self, expected: f32, variant: u8) -> Candidates {
-        let mut out = [Candidate::default(); KEPT];
-        for (c, part) in out.iter_mut().zip(GRID) {
-            *c = self.candidate(expected * part, variant);
-        }
-        out[KEPT - 1] = out[0];
-        out
+    pub(super) fn candidates(&self, expected: f32) -> Candidates {
+        GRID.map(|part| self.candidate(expected * part))
     }
 }
 
-/// The scale to expect for values of this root mean square.
-pub(super) fn expected<const W: usize>(book: &Book<W>, x: &[f32], w: &[f32], factor: f32) -> f32 {
+/// The scale to expect for values of their root mean square.
+pub(super) fn expected<const W: usize>(book: &Book<W>, x: &[f32], w: &[f32]) -> f32 {
     let (mut square, mut weight) = (0.0, 0.0);
     for (x, w) in x.iter().zip(w) {
         square += w * x * x;
         weight += w;
     }
-    (square * inverse(weight)).sqrt() / book.rms * factor
+    (square * inverse(weight)).sqrt() / book.rms
 }
 
 /// A block under one scale: its ways of being coded as a whole (such as with one sign of IQ1_S's shift for all), each

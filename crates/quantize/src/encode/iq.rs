@@ -77,16 +77,16 @@ impl<const W: usize> Signed<W> {
         let mut sums: Vec<Sums> = (0..self.groups).map(|_| Sums::new()).collect();
         let (mut blocks, mut real) = (Vec::new(), Vec::new());
         for (x, w) in values.chunks_exact(size).zip(w.chunks_exact(size)) {
-            let guess = expected(&self.book, x, w, 1.0);
+            let guess = expected(&self.book, x, w);
             let groups = x.as_chunks::<W>().0.iter().zip(w.as_chunks::<W>().0).zip(&mut sums);
             let groups = groups.map(|((x, w), sums)| {
                 self.book.sums(x, w, sums);
-                sums.candidates(guess, 0).to_vec()
+                sums.candidates(guess).to_vec()
             });
             let mut block = Block { ways: vec![groups.collect()] };
             let scale = block.best_scale(guess);
             for (group, sums) in block.ways[0].iter_mut().zip(&sums) {
-                group.push(sums.candidate(scale, 0));
+                group.push(sums.candidate(scale));
             }
             real.push(block.best_scale(guess));
             blocks.push(block);
@@ -137,8 +137,8 @@ pub(super) fn iq2_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 66] {
     let mut b = [0; 66];
     b[..2].copy_from_slice(&f.scales.bytes);
     for (g, b) in b[2..].chunks_exact_mut(8).enumerate() {
-        for l in 0..4 {
-            b[l] = f.rows[g * 4 + l] as u8;
+        for (b, row) in b.iter_mut().zip(&f.rows[g * 4..g * 4 + 4]) {
+            *b = *row as u8;
         }
         b[4..].copy_from_slice(&signs_and_scale(&f.signs[g * 4..g * 4 + 4], f.scales.numbers[g]));
     }
@@ -227,12 +227,12 @@ fn fit_shifted(x: &[f32; 256], w: &[f32; 256], groups: usize, common: bool) -> S
     let mut sums: Vec<[Sums; 2]> = (0..groups).map(|_| [Sums::new(), Sums::new()]).collect();
     let (mut blocks, mut real) = (Vec::new(), Vec::new());
     for (x, w) in x.chunks_exact(size).zip(w.chunks_exact(size)) {
-        let guess = expected(&IQ1[0], x, w, 1.0);
+        let guess = expected(&IQ1[0], x, w);
         for ((x, w), sums) in x.as_chunks().0.iter().zip(w.as_chunks().0).zip(&mut sums) {
             IQ1[0].sums(x, w, &mut sums[0]);
             IQ1[1].sums(x, w, &mut sums[1]);
         }
-        let list = |v: usize| sums.iter().map(move |s| s[v].candidates(guess, v as u8).to_vec());
+        let list = |v: usize| sums.iter().map(move |s| s[v].candidates(guess).to_vec());
         let ways = if common {
             vec![list(0).collect(), list(1).collect()]
         } else {

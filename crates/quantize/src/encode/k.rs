@@ -21,8 +21,8 @@ const Q5: affine::Limits =
 pub(super) fn q2_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 84] {
     let f: affine::Affine<16> = affine::fit::<16, 16>(x, w, &Q2);
     let mut b = [0; 84];
-    for j in 0..16 {
-        b[j] = f.scales[j] | f.mins[j] << 4;
+    for (b, (scale, min)) in b.iter_mut().zip(f.scales.iter().zip(f.mins)) {
+        *b = scale | min << 4;
     }
     put_crumbs(&mut b[16..80], &f.q);
     b[80..82].copy_from_slice(&f.d);

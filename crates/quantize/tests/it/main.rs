@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod encoders;
 mod importance;
 mod mixes;
