@@ -369,11 +369,8 @@ impl<'a> Work<'a> {
 
     fn encode(&self, (first, rows): (usize, usize)) -> Piece {
         let (t, columns, to) = (self.tensor, self.tensor.columns(), self.choice.to);
-        let fail = |e| Error::Decode {
-            origin: self.origin.clone(),
-            name: self.choice.name.clone(),
-            source: Box::new(e),
-        };
+        let fail =
+            |e| Error::Decode { origin: self.origin.clone(), name: self.choice.name.clone(), source: Box::new(e) };
         let mut values = vec![0.0; rows * columns];
         let bytes = &t.data[first * t.row_bytes()..(first + rows) * t.row_bytes()];
         codec::decode(t.dtype, bytes, &mut values).map_err(fail)?;

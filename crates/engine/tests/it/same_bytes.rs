@@ -4,8 +4,11 @@ use crate::toy::Toy;
 use allod_cpu::{Cpu, Options, Pool};
 use allod_engine::engine::{Event, EventKind, Request};
 use allod_engine::{Engine, EngineOptions, Finish, SamplingParams, Session, Token};
+use allod_formats::{WeightSource, codec};
 use allod_models::{Model, model, open_source};
 use allod_plan::{Backend, Capacity};
+use allod_tensor::Tensor;
+use allod_testkit::Memory;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -280,4 +283,48 @@ fn of_latent_attention() {
 #[test]
 fn of_a_mamba_hybrid() {
     assert!(of_a_model("jamba", 100).recurrent);
+}
+
+/// Keys and values that are not numbers stay in pages that others get next.
+#[test]
+fn beside_a_broken_token() {
+    const BROKEN: u32 = 127;
+    let model = golden("llama");
+    let mut poisoned = Memory::default();
+    for name in model.source.names() {
+        let mut tensor = model.source.tensor(&name).unwrap();
+        if name == "token_embd.weight" {
+            let mut values = codec::to_f32(&tensor).unwrap();
+            let width = values.len() / tensor.shape[0];
+            values[BROKEN as usize * width..][..width].fill(f32::NAN);
+            tensor = Tensor::from_f32(tensor.shape.clone(), &values);
+        }
+        poisoned = poisoned.with(&name, tensor);
+    }
+    let backend = |source: &dyn WeightSource| -> Box<dyn Backend> {
+        let options =
+            Options { rows: 64, outputs: 8, sequences: 4, context: CONTEXT, pages: Some(6), ..Options::default() };
+        Box::new(Cpu::new(&model.plan, source, Arc::new(Pool::new(1)), &options).unwrap())
+    };
+    let mut engine = Engine::new(backend(&poisoned), EngineOptions::for_plan(&model.plan, 8));
+    let mut session = Session::new(backend(&*model.source), false);
+    let mut good = requests(40, BROKEN as usize, 15);
+    for request in &mut good {
+        request.sampling.logit_bias = [(BROKEN, f32::NEG_INFINITY)].into();
+        request.n = 1;
+        let broken = engine.submit(Request { ids: vec![BROKEN; 1 + request.ids.len()], ..request.clone() }).unwrap();
+        engine.submit(request.clone()).unwrap();
+        let mut tokens = Vec::new();
+        while !engine.is_idle() {
+            for event in engine.step() {
+                match event.kind {
+                    EventKind::Failed(_) => assert_eq!(event.request, broken),
+                    EventKind::Token(token) => tokens.push(token),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(tokens, said(&mut session, request, 0).tokens);
+    }
+    assert_eq!(engine.stats().counters.failed, 40);
 }

@@ -201,6 +201,9 @@ impl KvCache {
                     let start = page * page_bytes + head * head_bytes;
                     // SAFETY: a head's bytes in any page are touched by that head's task only.
                     let plane = unsafe { bytes.part(start, head_bytes) };
+                    if slot == 0 {
+                        plane.fill(0);
+                    }
                     let (keys, values) = plane.split_at_mut(key_bytes);
                     let at = (row * kv_heads + head) * k_dim;
                     store(isa, dtype, &k[at..at + k_dim], keys, slot, true);

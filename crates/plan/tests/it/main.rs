@@ -1,5 +1,4 @@
 //! Recording: what is refused, what is fused, where values lie.
-#![expect(clippy::unwrap_used, reason = "a test may")]
 
 use allod_plan::{Arena, Op, Plan, RecordError, RowLimits, Scope, Value, record};
 use allod_tensor::DType;
