@@ -1,6 +1,8 @@
 //! The commands and what they share.
 
-use crate::commands::{architectures, bench, completions, convert, embed, inspect, logits, run, synth, tokenize};
+use crate::commands::{
+    architectures, bench, completions, convert, embed, inspect, logits, quantize, run, synth, tokenize,
+};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -30,6 +32,7 @@ pub(crate) enum Command {
     Embed(embed::EmbedArgs),
     Bench(bench::BenchArgs),
     Convert(convert::ConvertArgs),
+    Quantize(quantize::QuantizeArgs),
     Synth(synth::SynthArgs),
     Architectures(architectures::ArchitecturesArgs),
     Completions(completions::CompletionsArgs),

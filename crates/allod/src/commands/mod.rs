@@ -5,6 +5,7 @@ pub(crate) mod convert;
 pub(crate) mod embed;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
