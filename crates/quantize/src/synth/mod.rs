@@ -19,7 +19,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// What [`write`] refuses.
+/// What [`write()`] refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such shape.
