@@ -9,6 +9,7 @@ use allod_tensor::Bytes;
 use allod_text::Tokenizer;
 use anyhow::{Context, Result};
 use clap::Args;
+use std::io::{Read, stdin};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -48,17 +49,37 @@ pub(crate) fn source(path: &Path) -> Result<Box<dyn WeightSource>> {
     Ok(allod_models::open_source(path)?)
 }
 
+/// The folder that holds a safetensors model and what belongs to it; `None` for models of other kinds.
+pub(crate) fn folder(path: &Path) -> Option<&Path> {
+    let single = path.extension().is_some_and(|e| e == "safetensors");
+    if single { path.parent() } else { Some(path).filter(|p| p.is_dir()) }
+}
+
+/// A file, or stdin where there is none, as text.
+pub(crate) fn text(file: Option<&Path>) -> Result<String> {
+    let Some(path) = file else {
+        let mut bytes = Vec::new();
+        stdin().lock().read_to_end(&mut bytes)?;
+        return utf8(bytes, "stdin");
+    };
+    let from = path.display().to_string();
+    utf8(std::fs::read(path).with_context(|| from.clone())?, &from)
+}
+
+/// The bytes as text, or an error that says where they stop being text.
+fn utf8(bytes: Vec<u8>, from: &str) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Failure::new(format!("{from}: byte {at} is not UTF-8"), "convert it, for example with iconv -t utf-8").into()
+    })
+}
+
 /// The tokenizer that belongs to a model, if it has one.
 pub(crate) fn tokenizer(path: &Path, source: &dyn WeightSource) -> Result<Option<Tokenizer>> {
     if source.metadata().str("tokenizer.ggml.model").is_some() {
         return Ok(Some(Tokenizer::from_gguf(source.metadata()).context("the model's tokenizer")?));
     }
-    let single = path.extension().is_some_and(|e| e == "safetensors");
-    let folder = match path.parent().filter(|_| single) {
-        Some(folder) => folder,
-        None if path.is_dir() => path,
-        None => return Ok(None),
-    };
+    let Some(folder) = folder(path) else { return Ok(None) };
     match Tokenizer::from_folder(folder) {
         Ok(tokenizer) => Ok(Some(tokenizer)),
         Err(allod_text::tokenizer::Error::NotFound { .. }) => Ok(None),

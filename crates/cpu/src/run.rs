@@ -178,16 +178,18 @@ impl Cpu {
         weight: Param,
         order: GateOrder,
     ) -> Result<(), StepError> {
-        let w = std::mem::replace(&mut self.weights[weight.index()], Prepared::Vector(vec![]));
-        let done = self.binary(x, z, out, |isa, x, z, y, _| {
+        let (rows, width, ranges) = (self.last.of(self.plan.value(x).rows), self.width(x), self.ranges([x, z, out]));
+        let [x, z, y] = views(&mut self.arena, ranges)?;
+        let (x, z, isa, w) = (&*x, &*z, self.isa, self.weights[weight.index()].vector());
+        for_rows(&self.pool, rows, width, y, |r, y| {
+            let (x, z) = (&x[r.start * width..r.end * width], &z[r.start * width..r.end * width]);
             let gate = match order {
                 GateOrder::GateThenNorm => norm::Gate::Before(z),
                 GateOrder::NormThenGate => norm::Gate::After(z),
             };
-            norm::rms_norm_gated(isa, x, Some(w.vector()), gate, eps, group, y);
+            norm::rms_norm_gated(isa, x, Some(w), gate, eps, group, y);
         });
-        self.weights[weight.index()] = w;
-        done
+        Ok(())
     }
 
     fn attend(&mut self, a: &Attend, ins: &[Value], out: Value, step: &Step<'_>) -> Result<(), StepError> {

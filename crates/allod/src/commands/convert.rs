@@ -69,9 +69,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
 
 /// The tokenizer's keys and the chat templates of a folder; nothing where there is none.
 fn tokenizer_keys(source: &Path) -> Result<Metadata> {
-    let folder = if source.is_dir() { Some(source) } else { source.parent() };
-    let is_folder = source.is_dir() || source.extension().is_some_and(|e| e == "safetensors");
-    let Some(folder) = folder.filter(|_| is_folder) else { return Ok(Metadata::default()) };
+    let Some(folder) = load::folder(source) else { return Ok(Metadata::default()) };
     match tokenizer::to_gguf(folder) {
         Ok(keys) => Ok(keys),
         Err(tokenizer::Error::NotFound { .. }) => Ok(Metadata::default()),

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufWriter, Read, Write, stdin, stdout};
+use std::io::{BufWriter, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -107,14 +107,8 @@ fn items(args: &EmbedArgs) -> Result<Vec<Item>> {
     if let Some(text) = &args.text {
         return Ok(vec![plain(text)]);
     }
-    let (text, from) = match &args.file {
-        Some(path) => (std::fs::read_to_string(path).with_context(|| path.display().to_string())?, path.as_path()),
-        None => {
-            let mut text = String::new();
-            stdin().lock().read_to_string(&mut text).context("stdin")?;
-            (text, Path::new("stdin"))
-        }
-    };
+    let text = load::text(args.file.as_deref())?;
+    let from = args.file.as_deref().unwrap_or(Path::new("stdin"));
     let item = |(i, line): (usize, &str)| match serde_json::from_str::<Value>(line) {
         Ok(Value::Object(fields)) => match fields.get("text").and_then(Value::as_str) {
             Some(text) => Ok(Item { text: text.to_owned(), fields }),

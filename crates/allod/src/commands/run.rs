@@ -2,10 +2,9 @@
 
 use crate::answer::{Answer, Ended, Sink};
 use crate::chat::{Chat, Message, Role};
-use crate::commands::tokenize::utf8;
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::load::{DEFAULT, MachineArgs};
+use crate::load::{self, DEFAULT, MachineArgs};
 use crate::markdown::Mode;
 use crate::printer::note;
 use crate::repl;
@@ -14,7 +13,7 @@ use allod_engine::Finish;
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -93,9 +92,7 @@ fn prompt(args: &RunArgs) -> Result<Option<String>> {
     if stdin().is_terminal() || (args.raw && given.is_some()) {
         return Ok(given);
     }
-    let mut bytes = Vec::new();
-    stdin().lock().read_to_end(&mut bytes)?;
-    let piped = utf8(bytes, "stdin")?;
+    let piped = load::text(None)?;
     Ok(Some(match given {
         Some(given) if piped.trim().is_empty() => given,
         Some(given) => format!("{given}\n\n{}", piped.trim_end()),

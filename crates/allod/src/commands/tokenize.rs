@@ -1,13 +1,12 @@
 //! `allod tokenize`: text to token ids.
 
 use crate::cli::ModelArg;
-use crate::failure::Failure;
 use crate::load;
 use allod_text::Special;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,9 +33,13 @@ pub(crate) struct TokenizeArgs {
 
 pub(crate) fn run(args: &TokenizeArgs) -> Result<ExitCode> {
     let path = &args.model.model;
+    let text = match &args.text {
+        Some(text) => text.clone(),
+        None => load::text(args.file.as_deref())?,
+    };
     let source = load::source(path)?;
     let tokenizer = load::needed(load::tokenizer(path, &*source)?, path)?;
-    let ids = tokenizer.encode(&text(args)?, Special { parse: true, add: args.add_special })?;
+    let ids = tokenizer.encode(&text, Special { parse: true, add: args.add_special })?;
     let mut out = stdout().lock();
     if args.json {
         writeln!(out, "{}", json!({ "token_ids": ids }))?;
@@ -47,27 +50,4 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<ExitCode> {
         writeln!(out, "{id:>8}  {:?}", String::from_utf8_lossy(&bytes))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn text(args: &TokenizeArgs) -> Result<String> {
-    if let Some(text) = &args.text {
-        return Ok(text.clone());
-    }
-    let (bytes, from) = match &args.file {
-        Some(path) => (std::fs::read(path).with_context(|| path.display().to_string())?, path.display().to_string()),
-        None => {
-            let mut bytes = Vec::new();
-            stdin().lock().read_to_end(&mut bytes)?;
-            (bytes, "stdin".into())
-        }
-    };
-    utf8(bytes, &from)
-}
-
-/// The bytes as text, or an error that says where they stop being text.
-pub(crate) fn utf8(bytes: Vec<u8>, from: &str) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Failure::new(format!("{from}: byte {at} is not UTF-8"), "convert it, for example with iconv -t utf-8").into()
-    })
 }
