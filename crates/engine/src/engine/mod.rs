@@ -22,7 +22,7 @@ mod thread;
 pub use options::{EngineOptions, pages_in};
 pub use request::{Event, EventKind, Failure, Request, RequestId};
 pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
-pub use thread::{Answers, Handle};
+pub use thread::{Answers, Handle, Sink, Unsent};
 
 use crate::{Error, Finish};
 use allod_plan::{Backend, SeqRows, Step, StepError};

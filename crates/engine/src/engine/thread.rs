@@ -19,8 +19,50 @@ pub struct Handle {
 }
 
 enum Command {
-    Submit(Box<Request>, SyncSender<Event>, SyncSender<Result<RequestId, Failure>>),
-    Look(SyncSender<(EngineStats, Snapshot)>),
+    Submit(Box<Request>, Box<dyn Sink>),
+    Look(Box<dyn FnOnce(EngineStats, Snapshot) + Send>),
+}
+
+/// Where the events of one request go. It is called on the engine's thread between two steps, so it must not wait.
+pub trait Sink: Send {
+    /// The request is in the queue, or was refused; then nothing else comes.
+    fn submitted(&mut self, outcome: Result<RequestId, Failure>);
+
+    /// Takes the next event.
+    ///
+    /// # Errors
+    /// Gives the event back while there is no room for it: nothing is generated until it is taken. Says that nobody
+    /// listens any more: that ends the request.
+    fn push(&mut self, event: Event) -> Result<(), Unsent>;
+}
+
+/// Why a [`Sink`] did not take an event.
+#[derive(Debug)]
+pub enum Unsent {
+    /// It has no room now.
+    Full(Event),
+    /// Nobody listens.
+    Closed,
+}
+
+/// The sink behind [`Answers`].
+struct Channel {
+    events: SyncSender<Event>,
+    submitted: SyncSender<Result<RequestId, Failure>>,
+}
+
+impl Sink for Channel {
+    fn submitted(&mut self, outcome: Result<RequestId, Failure>) {
+        // Whoever does not wait for this has dropped the receiver of events too, which ends the request.
+        drop(self.submitted.send(outcome));
+    }
+
+    fn push(&mut self, event: Event) -> Result<(), Unsent> {
+        self.events.try_send(event).map_err(|error| match error {
+            TrySendError::Full(event) => Unsent::Full(event),
+            TrySendError::Disconnected(_) => Unsent::Closed,
+        })
+    }
 }
 
 /// The events of one request. Dropping it cancels the request.
@@ -42,10 +84,18 @@ impl Handle {
         let (cancel, open) = (request.cancel.clone(), request.n);
         let (sender, events) = sync_channel(self.buffer);
         let (reply, replied) = sync_channel(1);
-        let command = Command::Submit(Box::new(request), sender, reply);
-        self.commands.send(command).map_err(|_| Failure::Stopped)?;
+        self.submit_to(request, Box::new(Channel { events: sender, submitted: reply }))?;
         let id = replied.recv().map_err(|_| Failure::Stopped)??;
         Ok(Answers { id, events, cancel, open })
+    }
+
+    /// Puts a request in the queue without waiting: the engine tells `sink` whether it took it, and what happens. A
+    /// request ends when its [`Request::cancel`] is raised or its sink is closed.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`].
+    pub fn submit_to(&self, request: Request, sink: Box<dyn Sink>) -> Result<(), Failure> {
+        self.commands.send(Command::Submit(Box::new(request), sink)).map_err(|_| Failure::Stopped)
     }
 
     /// How things stand after the step that is running.
@@ -54,8 +104,16 @@ impl Handle {
     /// [`Failure::Stopped`].
     pub fn look(&self) -> Result<(EngineStats, Snapshot), Failure> {
         let (reply, replied) = sync_channel(1);
-        self.commands.send(Command::Look(reply)).map_err(|_| Failure::Stopped)?;
+        self.look_then(move |stats, snapshot| drop(reply.send((stats, snapshot))))?;
         replied.recv().map_err(|_| Failure::Stopped)
+    }
+
+    /// Tells `then` how things stand after the step that is running; it is called on the engine's thread.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`].
+    pub fn look_then(&self, then: impl FnOnce(EngineStats, Snapshot) + Send + 'static) -> Result<(), Failure> {
+        self.commands.send(Command::Look(Box::new(then))).map_err(|_| Failure::Stopped)
     }
 }
 
@@ -110,7 +168,7 @@ struct Thread {
 
 /// Where the events of a request go, and those that do not fit yet.
 struct Outlet {
-    sender: SyncSender<Event>,
+    sink: Box<dyn Sink>,
     backlog: VecDeque<Event>,
     open: u32,
 }
@@ -155,16 +213,15 @@ impl Thread {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit(request, sender, reply) => {
+            Command::Submit(request, mut sink) => {
                 let open = request.n;
-                let id = self.engine.submit(*request);
-                if let Ok(id) = id {
-                    self.outlets.insert(id, Outlet { sender, backlog: VecDeque::new(), open });
+                let outcome = self.engine.submit(*request);
+                sink.submitted(outcome.clone());
+                if let Ok(id) = outcome {
+                    self.outlets.insert(id, Outlet { sink, backlog: VecDeque::new(), open });
                 }
-                // Whoever does not wait for the reply has dropped the receiver of events too, which ends the request.
-                drop(reply.send(id));
             }
-            Command::Look(reply) => drop(reply.send((self.engine.stats(), self.engine.snapshot()))),
+            Command::Look(then) => then(self.engine.stats(), self.engine.snapshot()),
         }
     }
 
@@ -175,14 +232,14 @@ impl Thread {
             let was_behind = outlet.backlog.len();
             while let Some(event) = outlet.backlog.pop_front() {
                 let last = u32::from(event.kind.is_last());
-                match outlet.sender.try_send(event) {
+                match outlet.sink.push(event) {
                     Ok(()) => outlet.open -= last,
-                    Err(TrySendError::Full(event)) => {
+                    Err(Unsent::Full(event)) => {
                         outlet.backlog.push_front(event);
                         engine.hold(id, true);
                         return true;
                     }
-                    Err(TrySendError::Disconnected(_)) => {
+                    Err(Unsent::Closed) => {
                         engine.cancel(id);
                         return false;
                     }
