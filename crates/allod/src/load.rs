@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::printer::Progress;
-use allod_cpu::{Cpu, Options, Pool};
+use allod_cpu::{Cpu, Isa, KvType, Options, Pool, UnknownIsa};
 use allod_formats::{Gguf, WeightSource};
 use allod_models::Model;
 use allod_tensor::Bytes;
@@ -34,6 +34,32 @@ pub(crate) struct MachineArgs {
     /// Threads to compute with [default: all cores]; the answer does not depend on it
     #[arg(long, short, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
+}
+
+/// What the kernels work with.
+#[derive(Args, Clone)]
+pub(crate) struct KernelArgs {
+    /// Type of cached keys and values: f32, f16, bf16, q8_0 or q4_0 [default: f16; f32 where all weights are]
+    #[arg(long, value_name = "TYPE")]
+    cache_type: Option<KvType>,
+    /// Instruction set: scalar, avx2 or avx512 [default: the best here]; the answer does not depend on it
+    #[arg(long, value_name = "ISA", value_parser = isa)]
+    isa: Option<Isa>,
+}
+
+impl KernelArgs {
+    /// Options with these choices, else the defaults.
+    pub(crate) fn options(&self) -> Options {
+        Options { cache_type: self.cache_type, isa: self.isa.unwrap_or_else(Isa::best), ..Options::default() }
+    }
+}
+
+/// An instruction set that this machine has.
+fn isa(name: &str) -> Result<Isa, String> {
+    let isa: Isa = name.parse().map_err(|e: UnknownIsa| e.to_string())?;
+    if isa.is_available() { Ok(isa) } else { Err(format!("this machine has no {isa}")) }
 }
 
 /// The weights and metadata that a path names, not yet read as a network.
@@ -131,7 +157,7 @@ pub(crate) fn recurrent(model: &Model) -> bool {
 /// A conversation over a model.
 pub(crate) fn session(model: &Model, context: usize, machine: &MachineArgs) -> Result<allod_engine::Session> {
     let sequences = if recurrent(model) { STATES } else { 1 };
-    let options = Options { rows: ROWS.min(context), context, sequences, ..Options::default() };
+    let options = Options { rows: ROWS.min(context), context, sequences, ..machine.kernels.options() };
     let cpu = prepare(model, threads(machine.threads), &options)?;
     Ok(allod_engine::Session::new(Box::new(cpu), recurrent(model)))
 }

@@ -11,7 +11,7 @@ mod weights;
 
 pub use allod_kernels::{
     attention::{KvError, KvType},
-    isa::Isa,
+    isa::{Isa, UnknownIsa},
     pool::Pool,
 };
 pub use weights::PrepareError;

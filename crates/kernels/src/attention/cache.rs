@@ -13,7 +13,7 @@
 
 #![expect(unsafe_code, reason = "tasks write disjoint heads")]
 
-use std::ops::Range;
+use std::{ops::Range, str::FromStr};
 
 use half::f16;
 use memmap2::MmapMut;
@@ -38,6 +38,30 @@ pub enum KvType {
     BF16,
     Q8_0,
     Q4_0,
+}
+
+impl KvType {
+    /// Every type, the most exact first.
+    pub const ALL: [KvType; 5] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0, KvType::Q4_0];
+
+    /// Its name, as in GGUF.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::BF16 => "bf16",
+            KvType::Q8_0 => "q8_0",
+            KvType::Q4_0 => "q4_0",
+        }
+    }
+}
+
+impl FromStr for KvType {
+    type Err = KvError;
+    fn from_str(name: &str) -> Result<KvType, KvError> {
+        let named = KvType::ALL.into_iter().find(|t| t.name().eq_ignore_ascii_case(name));
+        named.ok_or_else(|| KvError::Type(name.into()))
+    }
 }
 
 /// The shape of one layer's cache.
@@ -66,6 +90,9 @@ pub enum KvError {
         /// Elements of a value.
         v_dim: usize,
     },
+    /// No type has this name.
+    #[error("keys and values cannot be cached as {0:?}: f32, f16, bf16, q8_0 and q4_0 are known")]
+    Type(String),
     /// No heads, empty keys, or more bytes than can be addressed.
     #[error("no cache of {pages} pages for {layout:?}")]
     Size {

@@ -22,7 +22,7 @@ pub use routes::Routes;
 pub use tasks::{From, Product, experts, linear};
 pub use weights::{PackError, Weights};
 
-use allod_formats::codec;
+use allod_codec as codec;
 use allod_tensor::DType;
 use layout::ROWS;
 

@@ -2,7 +2,7 @@
 //! rounding of the input to eight bits allows.
 
 use super::linear::{bits, noise, product};
-use allod_formats::codec;
+use allod_codec as codec;
 use allod_kernels::{isa::Isa, linear::Weights, pool::Pool};
 use allod_tensor::{DType, Tensor};
 use half::f16;

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "reads chunks of panels, whose sizes were checked, without checking again")]
 
 use super::{ROWS, Slab, Super, Type, vector::Vector};
-use allod_formats::codec;
+use allod_codec as codec;
 use allod_tensor::DType;
 use half::f16;
 use std::sync::LazyLock;

@@ -50,7 +50,7 @@ fn put_signed<const W: usize>(out: &mut [f32], scale: f32, row: &[i8; W], signs:
 }
 
 /// Per 32 values: four row numbers, then four times seven signs and a four-bit scale.
-pub(super) fn iq2_xxs(b: &[u8; 66], out: &mut [f32; 256]) {
+pub(crate) fn iq2_xxs(b: &[u8; 66], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = u32_at(b, 2 + g * 8 + 4);
@@ -63,7 +63,7 @@ pub(super) fn iq2_xxs(b: &[u8; 66], out: &mut [f32; 256]) {
 }
 
 /// Per 8 values: nine bits of row number and seven signs; then four-bit scales of 16 values.
-pub(super) fn iq2_xs(b: &[u8; 74], out: &mut [f32; 256]) {
+pub(crate) fn iq2_xs(b: &[u8; 74], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let word = u16_at(b, 2 + i * 2);
@@ -79,7 +79,7 @@ fn nibble(byte: u8, i: usize) -> f32 {
 }
 
 /// 32 bytes of row numbers, 32 of signs, 8 of the upper bits of row numbers, 8 of scales.
-pub(super) fn iq2_s(b: &[u8; 82], out: &mut [f32; 256]) {
+pub(crate) fn iq2_s(b: &[u8; 82], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let upper = b[66 + i / 4] >> (i % 4 * 2) & 3;
@@ -90,7 +90,7 @@ pub(super) fn iq2_s(b: &[u8; 82], out: &mut [f32; 256]) {
 }
 
 /// 64 row numbers; then per 32 values four times seven signs and a four-bit scale.
-pub(super) fn iq3_xxs(b: &[u8; 98], out: &mut [f32; 256]) {
+pub(crate) fn iq3_xxs(b: &[u8; 98], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = u32_at(b, 66 + g * 4);
@@ -103,7 +103,7 @@ pub(super) fn iq3_xxs(b: &[u8; 98], out: &mut [f32; 256]) {
 }
 
 /// 64 row numbers, 8 bytes of their ninth bits, 32 of signs, 4 of scales.
-pub(super) fn iq3_s(b: &[u8; 110], out: &mut [f32; 256]) {
+pub(crate) fn iq3_s(b: &[u8; 110], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let scale = d * (1.0 + 2.0 * nibble(b[106 + g / 2], g));
@@ -123,7 +123,7 @@ fn put_shifted(out: &mut [f32], scale: f32, row: &[i8; 8], delta: f32) {
 }
 
 /// 32 row numbers; then per 32 values a word of four times three upper bits, a three-bit scale and the sign of delta.
-pub(super) fn iq1_s(b: &[u8; 50], out: &mut [f32; 256]) {
+pub(crate) fn iq1_s(b: &[u8; 50], out: &mut [f32; 256]) {
     let d = f16_at(b, 0);
     for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = u16_at(b, 34 + g * 2);
@@ -138,7 +138,7 @@ pub(super) fn iq1_s(b: &[u8; 50], out: &mut [f32; 256]) {
 
 /// 32 row numbers, 16 bytes of three upper bits and the sign of delta for each, and four words of four three-bit scales,
 /// whose upper four bits put together are the scale of scales.
-pub(super) fn iq1_m(b: &[u8; 56], out: &mut [f32; 256]) {
+pub(crate) fn iq1_m(b: &[u8; 56], out: &mut [f32; 256]) {
     let word = |i: usize| u16_at(b, 48 + i * 2);
     let d = f16_to_f32(word(0) >> 12 | word(1) >> 8 & 0xf0 | word(2) >> 4 & 0xf00 | word(3) & 0xf000);
     for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -151,7 +151,7 @@ pub(super) fn iq1_m(b: &[u8; 56], out: &mut [f32; 256]) {
 }
 
 /// As Q4_0, with levels that are not evenly spaced.
-pub(super) fn iq4_nl(b: &[u8; 18], out: &mut [f32; 32]) {
+pub(crate) fn iq4_nl(b: &[u8; 18], out: &mut [f32; 32]) {
     let d = f16_at(b, 0);
     for j in 0..16 {
         out[j] = d * f32::from(IQ4[usize::from(b[2 + j] & 15)]);
@@ -160,7 +160,7 @@ pub(super) fn iq4_nl(b: &[u8; 18], out: &mut [f32; 32]) {
 }
 
 /// Eight blocks as in [`iq4_nl`] under six-bit scales: two upper bits each in a word, four lower ones in four bytes.
-pub(super) fn iq4_xs(b: &[u8; 136], out: &mut [f32; 256]) {
+pub(crate) fn iq4_xs(b: &[u8; 136], out: &mut [f32; 256]) {
     let (d, upper) = (f16_at(b, 0), u16_at(b, 2));
     for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let lower = b[4 + g / 2] >> (g % 2 * 4) & 15;

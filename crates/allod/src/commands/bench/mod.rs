@@ -1,8 +1,9 @@
 //! `allod bench`: how fast a model reads and writes here.
 
-use crate::cli::ModelArg;
+mod limits;
+
 use crate::failure::Failure;
-use crate::load::{self, ROWS};
+use crate::load::{self, KernelArgs, ROWS};
 use crate::printer::Progress;
 use allod_cpu::{Cpu, Options};
 use allod_engine::{Outputs, PagePool, Rows, Sequence, forward};
@@ -10,8 +11,10 @@ use allod_models::Model;
 use allod_plan::{Backend, PAGE};
 use anyhow::Result;
 use clap::Args;
+use limits::LimitsArgs;
 use serde::Serialize;
 use std::io::{Write, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -21,10 +24,14 @@ use std::time::Instant;
 /// each after --depth tokens of context, in as many sequences as --batch says. Speeds count the tokens of all sequences.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  allod bench model.gguf\n  \
-                        allod bench model.gguf -p 512 -n 64 -d 0,4096 -b 1,16 -t 1,2 --json")]
+                        allod bench model.gguf -p 512 -n 64 -d 0,4096 -b 1,16 -t 1,2 --json\n  \
+                        allod bench --limits                        what this machine can do, and the kernels' shares\n  \
+                        allod bench --limits --type Q4_K --shape 4096x4096 --rows 1,16,512\n  \
+                        allod bench model.gguf --limits             the same at a model's own shapes")]
 pub(crate) struct BenchArgs {
-    #[command(flatten)]
-    model: ModelArg,
+    /// A .gguf file, a folder of safetensors, a llama2.c .bin, or `default`: the model that is built in
+    #[arg(value_hint = clap::ValueHint::AnyPath, required_unless_present = "limits")]
+    model: Option<PathBuf>,
     /// Tokens of the prompt; 0 skips this test
     #[arg(long, short, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
     prompt: Vec<usize>,
@@ -40,12 +47,16 @@ pub(crate) struct BenchArgs {
     /// Threads to compute with [default: all cores]
     #[arg(long, short, value_delimiter = ',', value_name = "N")]
     threads: Vec<usize>,
+    #[command(flatten)]
+    kernels: KernelArgs,
     /// Measurements of each test; the median counts
     #[arg(long, short, default_value = "3", value_name = "N")]
     repeat: usize,
     /// Print a list of {test, prompt, generate, depth, batch, threads, tokens_per_second, samples}
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    limits: LimitsArgs,
 }
 
 /// One line of the table.
@@ -64,13 +75,17 @@ struct Row {
 
 pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     check(args)?;
+    let threads = if args.threads.is_empty() { vec![load::threads(None)] } else { args.threads.clone() };
+    let Some(path) = args.model.as_deref().filter(|_| !args.limits.limits) else {
+        limits::run(&args.limits, args.model.as_deref(), &threads, &args.depth, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let longest = |all: &[usize]| all.iter().copied().max().unwrap_or(0);
     let context = longest(&args.depth) + longest(&args.prompt).max(longest(&args.generate)) + 1;
-    let (model, _) = load::model(load::source(&args.model.model)?, None)?;
-    let threads = if args.threads.is_empty() { vec![load::threads(None)] } else { args.threads.clone() };
+    let (model, _) = load::model(load::source(path)?, None)?;
     let mut rows = Vec::new();
     for &threads in &threads {
-        let mut bench = Bench::new(&model, threads, context, longest(&args.batch))?;
+        let mut bench = Bench::new(&model, threads, context, longest(&args.batch), &args.kernels)?;
         for &batch in &args.batch {
             for &depth in &args.depth {
                 bench.fill(batch, depth)?;
@@ -127,14 +142,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(model: &Model, threads: usize, context: usize, batch: usize) -> Result<Bench> {
+    fn new(model: &Model, threads: usize, context: usize, batch: usize, kernels: &KernelArgs) -> Result<Bench> {
         let recurrent = load::recurrent(model);
         // Each sequence of a recurrent model has a second slot, which keeps its state at the depth.
         let slots = if recurrent { 2 * batch } else { batch };
         let pages = batch * context.div_ceil(PAGE);
         let rows = ROWS.max(batch);
         let options =
-            Options { rows, outputs: batch, sequences: slots, context, pages: Some(pages), ..Options::default() };
+            Options { rows, outputs: batch, sequences: slots, context, pages: Some(pages), ..kernels.options() };
         Ok(Bench {
             cpu: load::prepare(model, threads, &options)?,
             pool: PagePool::new(pages),

@@ -1,5 +1,9 @@
-//! What this machine can do at most: the measure of every kernel.
+//! What this machine can do at most: the measure of every kernel, and the kernels measured by it.
 #![expect(unsafe_code, reason = "vector instructions chosen at run time")]
+
+mod kernel;
+
+pub use kernel::{Timing, time_attention, time_linear};
 
 use crate::{
     isa::Isa,

@@ -2,6 +2,7 @@
 //! numpy code gives (`gguf.quants`). Kernels read blocks on their own; loaders, tests and tools come here.
 //!
 //! NaN stays NaN, but which NaN is not promised; what is encoded should be finite.
+#![deny(missing_docs)]
 
 mod float;
 mod iq;

@@ -8,7 +8,7 @@ const TQ1_GROUPS: [(usize, usize, usize); 3] = [(0, 32, 5), (32, 16, 5), (48, 4,
 /// A byte holds five digits in base 3 as a fraction of 256: the next digit is what a multiplication by 3 carries out.
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
-pub(super) fn tq1_0(b: &[u8; 54], out: &mut [f32; 256]) {
+pub(crate) fn tq1_0(b: &[u8; 54], out: &mut [f32; 256]) {
     let d = f16_at(b, 52);
     let mut at = 0;
     for (first, bytes, values) in TQ1_GROUPS {
@@ -27,7 +27,7 @@ fn digit(v: f32, id: f32) -> u8 {
     ((v * id).round().clamp(-1.0, 1.0) + 1.0) as u8
 }
 
-pub(super) fn to_tq1_0(x: &[f32; 256]) -> [u8; 54] {
+pub(crate) fn to_tq1_0(x: &[f32; 256]) -> [u8; 54] {
     let d = greatest(x);
     let id = inverse(d);
     let mut b = [0; 54];
@@ -49,7 +49,7 @@ pub(super) fn to_tq1_0(x: &[f32; 256]) -> [u8; 54] {
 }
 
 /// 128 values share 32 bytes, blocks of 32 one above the other.
-pub(super) fn tq2_0(b: &[u8; 66], out: &mut [f32; 256]) {
+pub(crate) fn tq2_0(b: &[u8; 66], out: &mut [f32; 256]) {
     let d = f16_at(b, 64);
     for (i, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         for j in 0..32 {
@@ -58,7 +58,7 @@ pub(super) fn tq2_0(b: &[u8; 66], out: &mut [f32; 256]) {
     }
 }
 
-pub(super) fn to_tq2_0(x: &[f32; 256]) -> [u8; 66] {
+pub(crate) fn to_tq2_0(x: &[f32; 256]) -> [u8; 66] {
     let d = greatest(x);
     let id = inverse(d);
     let mut b = [0; 66];
@@ -72,7 +72,7 @@ pub(super) fn to_tq2_0(x: &[f32; 256]) -> [u8; 66] {
 }
 
 /// Value `j` is bit `j % 8` of byte `j / 8`: set for the scale, clear for its negative.
-pub(super) fn q1_0(b: &[u8; 18], out: &mut [f32; 128]) {
+pub(crate) fn q1_0(b: &[u8; 18], out: &mut [f32; 128]) {
     let d = f16_at(b, 0);
     for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         for (j, out) in out.iter_mut().enumerate() {
@@ -83,7 +83,7 @@ pub(super) fn q1_0(b: &[u8; 18], out: &mut [f32; 128]) {
 }
 
 /// Value `j` is the `j % 4`th pair of bits of byte `j / 4`, less one.
-pub(super) fn q2_0(b: &[u8; 18], out: &mut [f32; 64]) {
+pub(crate) fn q2_0(b: &[u8; 18], out: &mut [f32; 64]) {
     let d = f16_at(b, 0);
     for (i, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         for (j, out) in out.iter_mut().enumerate() {

@@ -3,7 +3,7 @@
 
 use super::float::{f16_at, f16_bytes, greatest, inverse, u32_at};
 
-pub(super) fn q4_0(b: &[u8; 18], out: &mut [f32; 32]) {
+pub(crate) fn q4_0(b: &[u8; 18], out: &mut [f32; 32]) {
     let d = f16_at(b, 0);
     for j in 0..16 {
         out[j] = d * (i32::from(b[2 + j] & 15) - 8) as f32;
@@ -11,7 +11,7 @@ pub(super) fn q4_0(b: &[u8; 18], out: &mut [f32; 32]) {
     }
 }
 
-pub(super) fn q4_1(b: &[u8; 20], out: &mut [f32; 32]) {
+pub(crate) fn q4_1(b: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (f16_at(b, 0), f16_at(b, 2));
     for j in 0..16 {
         out[j] = d * f32::from(b[4 + j] & 15) + m;
@@ -19,7 +19,7 @@ pub(super) fn q4_1(b: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-pub(super) fn q5_0(b: &[u8; 22], out: &mut [f32; 32]) {
+pub(crate) fn q5_0(b: &[u8; 22], out: &mut [f32; 32]) {
     let (d, high) = (f16_at(b, 0), u32_at(b, 2));
     for j in 0..16 {
         let (lo, hi) = fifth_bits(b[6 + j], high, j);
@@ -28,7 +28,7 @@ pub(super) fn q5_0(b: &[u8; 22], out: &mut [f32; 32]) {
     }
 }
 
-pub(super) fn q5_1(b: &[u8; 24], out: &mut [f32; 32]) {
+pub(crate) fn q5_1(b: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m, high) = (f16_at(b, 0), f16_at(b, 2), u32_at(b, 4));
     for j in 0..16 {
         let (lo, hi) = fifth_bits(b[8 + j], high, j);
@@ -44,7 +44,7 @@ fn fifth_bits(byte: u8, high: u32, j: usize) -> (i32, i32) {
     ((u32::from(byte & 15) | bit(j)) as i32, (u32::from(byte >> 4) | bit(j + 16)) as i32)
 }
 
-pub(super) fn q8_0(b: &[u8; 34], out: &mut [f32; 32]) {
+pub(crate) fn q8_0(b: &[u8; 34], out: &mut [f32; 32]) {
     let d = f16_at(b, 0);
     for j in 0..32 {
         out[j] = f32::from(b[2 + j] as i8) * d;
@@ -52,7 +52,7 @@ pub(super) fn q8_0(b: &[u8; 34], out: &mut [f32; 32]) {
 }
 
 /// As [`q8_0`], with the sum of the values (times `d`) between scale and values.
-pub(super) fn q8_1(b: &[u8; 36], out: &mut [f32; 32]) {
+pub(crate) fn q8_1(b: &[u8; 36], out: &mut [f32; 32]) {
     let d = f16_at(b, 0);
     for j in 0..32 {
         out[j] = f32::from(b[4 + j] as i8) * d;
@@ -83,7 +83,7 @@ fn put_fifth_bits(out: &mut [u8], q: &[u8; 32]) {
     out.copy_from_slice(&high.to_le_bytes());
 }
 
-pub(super) fn to_q4_0(x: &[f32; 32]) -> [u8; 18] {
+pub(crate) fn to_q4_0(x: &[f32; 32]) -> [u8; 18] {
     let d = signed_scale(x, 8.0);
     let id = inverse(d);
     let q = x.map(|v| ((v * id + 8.5) as u8).min(15));
@@ -93,7 +93,7 @@ pub(super) fn to_q4_0(x: &[f32; 32]) -> [u8; 18] {
     b
 }
 
-pub(super) fn to_q4_1(x: &[f32; 32]) -> [u8; 20] {
+pub(crate) fn to_q4_1(x: &[f32; 32]) -> [u8; 20] {
     let (d, low) = affine_scale(x, 15.0);
     let id = inverse(d);
     let q = x.map(|v| (((v - low) * id + 0.5) as u8).min(15));
@@ -104,7 +104,7 @@ pub(super) fn to_q4_1(x: &[f32; 32]) -> [u8; 20] {
     b
 }
 
-pub(super) fn to_q5_0(x: &[f32; 32]) -> [u8; 22] {
+pub(crate) fn to_q5_0(x: &[f32; 32]) -> [u8; 22] {
     let d = signed_scale(x, 16.0);
     let id = inverse(d);
     let q = x.map(|v| ((v * id + 16.5) as u8).min(31));
@@ -115,7 +115,7 @@ pub(super) fn to_q5_0(x: &[f32; 32]) -> [u8; 22] {
     b
 }
 
-pub(super) fn to_q5_1(x: &[f32; 32]) -> [u8; 24] {
+pub(crate) fn to_q5_1(x: &[f32; 32]) -> [u8; 24] {
     let (d, low) = affine_scale(x, 31.0);
     let id = inverse(d);
     let q = x.map(|v| (((v - low) * id + 0.5) as u8).min(31));
@@ -128,7 +128,7 @@ pub(super) fn to_q5_1(x: &[f32; 32]) -> [u8; 24] {
 }
 
 /// Rounds half away from zero, unlike the other types.
-pub(super) fn to_q8_0(x: &[f32; 32]) -> [u8; 34] {
+pub(crate) fn to_q8_0(x: &[f32; 32]) -> [u8; 34] {
     let d = greatest(x) / 127.0;
     let id = inverse(d);
     let mut b = [0; 34];

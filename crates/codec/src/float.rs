@@ -11,12 +11,12 @@ pub fn f16_to_f32(h: u16) -> f32 {
 }
 
 #[inline]
-pub(super) fn bf16_to_f32(h: u16) -> f32 {
+pub(crate) fn bf16_to_f32(h: u16) -> f32 {
     f32::from_bits(u32::from(h) << 16)
 }
 
 /// Rounds to nearest, ties to even; a NaN becomes quiet.
-pub(super) fn f32_to_bf16(v: f32) -> u16 {
+pub(crate) fn f32_to_bf16(v: f32) -> u16 {
     let bits = v.to_bits();
     if v.is_nan() {
         return (bits >> 16) as u16 | 64;
@@ -26,32 +26,32 @@ pub(super) fn f32_to_bf16(v: f32) -> u16 {
 
 /// The half-precision number at byte `at` of a block.
 #[inline]
-pub(super) fn f16_at<const B: usize>(block: &[u8; B], at: usize) -> f32 {
+pub(crate) fn f16_at<const B: usize>(block: &[u8; B], at: usize) -> f32 {
     f16_to_f32(u16_at(block, at))
 }
 
 #[inline]
-pub(super) fn u16_at<const B: usize>(block: &[u8; B], at: usize) -> u16 {
+pub(crate) fn u16_at<const B: usize>(block: &[u8; B], at: usize) -> u16 {
     u16::from_le_bytes([block[at], block[at + 1]])
 }
 
 #[inline]
-pub(super) fn u32_at<const B: usize>(block: &[u8; B], at: usize) -> u32 {
+pub(crate) fn u32_at<const B: usize>(block: &[u8; B], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
 /// The bytes of a scale in half precision.
-pub(super) fn f16_bytes(v: f32) -> [u8; 2] {
+pub(crate) fn f16_bytes(v: f32) -> [u8; 2] {
     half::f16::from_f32(v).to_le_bytes()
 }
 
 /// What to multiply by instead of dividing by a scale: 0 for 0, which only a block of zeros has.
-pub(super) fn inverse(d: f32) -> f32 {
+pub(crate) fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
 /// The greatest magnitude.
-pub(super) fn greatest(values: &[f32]) -> f32 {
+pub(crate) fn greatest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
 }
 

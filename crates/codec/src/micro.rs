@@ -13,7 +13,7 @@ fn half_of_e8m0(e: u8) -> f32 {
 }
 
 /// One scale, then byte `j` holds value `j` low and value `j + 16` high.
-pub(super) fn mxfp4(b: &[u8; 17], out: &mut [f32; 32]) {
+pub(crate) fn mxfp4(b: &[u8; 17], out: &mut [f32; 32]) {
     let d = half_of_e8m0(b[0]);
     for j in 0..16 {
         out[j] = d * f32::from(E2M1[usize::from(b[1 + j] & 15)]);
@@ -21,7 +21,7 @@ pub(super) fn mxfp4(b: &[u8; 17], out: &mut [f32; 32]) {
     }
 }
 
-pub(super) fn to_mxfp4(x: &[f32; 32]) -> [u8; 17] {
+pub(crate) fn to_mxfp4(x: &[f32; 32]) -> [u8; 17] {
     let e = exponent(greatest(x));
     let d = half_of_e8m0(e);
     let q = x.map(|v| nearest(v, d));
@@ -58,7 +58,7 @@ fn half_of_ue4m3(x: u8) -> f32 {
 }
 
 /// Four scales, then 32 bytes, of which each eight hold 16 values: eight low, eight high.
-pub(super) fn nvfp4(b: &[u8; 36], out: &mut [f32; 64]) {
+pub(crate) fn nvfp4(b: &[u8; 36], out: &mut [f32; 64]) {
     for (g, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let d = half_of_ue4m3(b[g]);
         for j in 0..8 {

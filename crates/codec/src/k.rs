@@ -3,7 +3,7 @@
 use super::float::{f16_at, u32_at};
 
 /// Two bits a value: 16 bytes of scale (low half) and minimum (high half), 64 of values, scales of both.
-pub(super) fn q2_k(b: &[u8; 84], out: &mut [f32; 256]) {
+pub(crate) fn q2_k(b: &[u8; 84], out: &mut [f32; 256]) {
     let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
     for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let (scale, min) = (d * f32::from(b[i] & 15), dmin * f32::from(b[i] >> 4));
@@ -22,7 +22,7 @@ fn crumbs(i: usize) -> (usize, usize) {
 
 /// Three bits: 32 bytes of high bits, 64 of low ones, 12 of six-bit scales, their scale. A high bit that is *not* set
 /// takes 4 away.
-pub(super) fn q3_k(b: &[u8; 110], out: &mut [f32; 256]) {
+pub(crate) fn q3_k(b: &[u8; 110], out: &mut [f32; 256]) {
     let (d, scales) = (f16_at(b, 108), q3_scales(b));
     for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * f32::from(scales[i]);
@@ -58,7 +58,7 @@ fn scales_and_minima<const B: usize>(b: &[u8; B], at: usize) -> ([u8; 8], [u8; 8
 }
 
 /// Four bits: scale and minimum of the scales, their 12 bytes, 128 bytes that hold 32 values low and 32 high.
-pub(super) fn q4_k(b: &[u8; 144], out: &mut [f32; 256]) {
+pub(crate) fn q4_k(b: &[u8; 144], out: &mut [f32; 256]) {
     let (d, dmin) = (f16_at(b, 0), f16_at(b, 2));
     let (scales, minima) = scales_and_minima(b, 4);
     for (i, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -70,7 +70,7 @@ pub(super) fn q4_k(b: &[u8; 144], out: &mut [f32; 256]) {
 }
 
 /// Five bits: as [`q4_k`], with 32 bytes of fifth bits before the rest.
-pub(super) fn q5_k(b: &[u8; 176], out: &mut [f32; 256]) {
+pub(crate) fn q5_k(b: &[u8; 176], out: &mut [f32; 256]) {
     let (d, dmin) = (f16_at(b, 0), f16_at(b, 2));
     let (scales, minima) = scales_and_minima(b, 4);
     for (i, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -84,7 +84,7 @@ pub(super) fn q5_k(b: &[u8; 176], out: &mut [f32; 256]) {
 }
 
 /// Six bits: 128 bytes of low halves, 64 of upper bits, 16 signed scales, their scale.
-pub(super) fn q6_k(b: &[u8; 210], out: &mut [f32; 256]) {
+pub(crate) fn q6_k(b: &[u8; 210], out: &mut [f32; 256]) {
     let d = f16_at(b, 208);
     for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * f32::from(b[192 + i] as i8);
@@ -99,7 +99,7 @@ pub(super) fn q6_k(b: &[u8; 210], out: &mut [f32; 256]) {
 }
 
 /// Eight bits with a single-precision scale, for activations; sums of 16 values each follow.
-pub(super) fn q8_k(b: &[u8; 292], out: &mut [f32; 256]) {
+pub(crate) fn q8_k(b: &[u8; 292], out: &mut [f32; 256]) {
     let d = f32::from_bits(u32_at(b, 0));
     for j in 0..256 {
         out[j] = d * f32::from(b[4 + j] as i8);
