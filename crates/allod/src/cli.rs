@@ -1,7 +1,7 @@
 //! The commands and what they share.
 
 use crate::commands::{
-    architectures, bench, completions, convert, embed, eval, inspect, logits, quantize, run, synth, tokenize,
+    architectures, bench, completions, convert, embed, eval, imatrix, inspect, logits, quantize, run, synth, tokenize,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     Convert(convert::ConvertArgs),
     Quantize(quantize::QuantizeArgs),
+    Imatrix(imatrix::ImatrixArgs),
     Eval(eval::EvalArgs),
     Synth(synth::SynthArgs),
     Architectures(architectures::ArchitecturesArgs),

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         cli::Command::Embed(args) => commands::embed::run(&args),
         cli::Command::Convert(args) => commands::convert::run(&args),
         cli::Command::Quantize(args) => commands::quantize::run(&args),
+        cli::Command::Imatrix(args) => commands::imatrix::run(&args),
         cli::Command::Eval(args) => commands::eval::run(&args),
         cli::Command::Synth(args) => commands::synth::run(&args),
         cli::Command::Architectures(args) => commands::architectures::run(&args),

@@ -23,13 +23,22 @@ impl Template {
 
     /// The text before the model's answer.
     pub(crate) fn render(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<String, Error> {
+        let messages = serde_json::to_value(messages).map_err(|e| Error::Input(e.to_string()))?;
+        self.text(messages, true, tokenizer)
+    }
+
+    /// A conversation that has ended.
+    pub(crate) fn whole(&self, messages: Value, tokenizer: &Tokenizer) -> Result<String, Error> {
+        self.text(messages, false, tokenizer)
+    }
+
+    fn text(&self, messages: Value, add_generation_prompt: bool, tokenizer: &Tokenizer) -> Result<String, Error> {
         let token = |role| Some(Value::from(tokenizer.token_text(tokenizer.special(role)?)?));
         let names =
             [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
         let variables: Map<_, _> =
             names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect();
-        let messages = serde_json::to_value(messages).map_err(|e| Error::Input(e.to_string()))?;
-        let conversation = Conversation { messages, add_generation_prompt: true, variables, ..Conversation::default() };
+        let conversation = Conversation { messages, add_generation_prompt, variables, ..Conversation::default() };
         Ok(self.0.render(&conversation)?.text)
     }
 }

@@ -4,6 +4,7 @@
 
 mod arena;
 mod experts;
+mod observe;
 mod recurrent;
 mod run;
 mod sequences;
@@ -14,6 +15,7 @@ pub use allod_kernels::{
     isa::{Isa, UnknownIsa},
     pool::Pool,
 };
+pub use observe::{Inputs, Observer, Reach};
 pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
@@ -75,6 +77,7 @@ pub struct Cpu {
     states: Vec<Vec<f32>>,
     scratch: Scratch,
     taps: Vec<(String, Value)>,
+    observer: Option<Observer>,
     last: RowLimits,
 }
 
@@ -132,6 +135,7 @@ impl Cpu {
             limits,
             layout,
             taps,
+            observer: None,
             last: RowLimits { tokens: 0, outputs: 0, sequences: 0 },
         })
     }
@@ -187,9 +191,19 @@ impl Backend for Cpu {
         }
         self.prepare_step(step);
         let plan = Arc::clone(&self.plan);
+        let mut observer = self.observer.take();
+        let mut done = Ok(());
         for node in plan.nodes() {
-            self.node(node, step)?;
+            done = self.node(node, step);
+            if done.is_err() {
+                break;
+            }
+            if let Some(observer) = &mut observer {
+                self.show(node, observer);
+            }
         }
+        self.observer = observer;
+        done?;
         match self.plan.result() {
             Some(v) => Ok(&self.arena[self.range(v, self.last)]),
             None => Ok(&[]),

@@ -88,7 +88,7 @@ pub fn kl(
         return Err(Error::Vocabulary { expected, found });
     }
     let (mut rows, mut sum) = (Vec::new(), 0.0);
-    windows.for_each(progress, |i| {
+    windows.for_each(0, progress, |i| {
         let mut reference = base.window(i, tokens, windows)?;
         windows.run(i, scorer, tokens, |pool, logits, next, at| {
             let before = reference.rows(at, next.len())?;

@@ -33,7 +33,7 @@ pub fn perplexity(
 ) -> Result<Perplexity, Error> {
     let width = scorer.vocabulary();
     let (mut all, mut sum) = (Vec::new(), 0.0);
-    windows.for_each(progress, |i| {
+    windows.for_each(0, progress, |i| {
         windows.run(i, scorer, tokens, |pool, logits, next, at| {
             let saving = save.is_some();
             let found = each_row(pool, next.len(), |r| {

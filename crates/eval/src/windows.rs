@@ -23,7 +23,16 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// llama.cpp's definition: windows side by side, of which the second half counts, so that every counted token has
+    /// Windows side by side, all of whose tokens count: for looking at what a text does in a model.
+    ///
+    /// # Errors
+    /// [`Error::TooShort`] for texts of less than one window.
+    pub fn whole(context: usize, tokens: usize, bos: Option<u32>) -> Result<Windows, Error> {
+        enough(context, tokens, context)?;
+        Ok(Windows { context, step: context, first: 0, count: tokens / context, bos })
+    }
+
+    /// llama.cpp's definition of perplexity: windows side by side, of which the second half counts, so that every counted token has
     /// half a window before it.
     ///
     /// # Errors
@@ -74,31 +83,57 @@ impl Windows {
         mut each: impl FnMut(&Pool, &[f32], &[u32], usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let window = &tokens[self.range(i)];
-        let mut ids = window.to_vec();
-        if let Some(bos) = self.bos {
-            ids[0] = bos;
-        }
         let width = scorer.vocabulary();
         if let Some(at) = window.iter().position(|&id| id as usize >= width) {
             let (id, position) = (window[at], self.range(i).start + at);
             return Err(allod_engine::Error::UnknownToken { id, position, vocabulary: width }.into());
         }
-        scorer.run(&ids, self.first..self.context - 1, |pool, at, logits| {
+        scorer.run(&self.ids(i, tokens), self.first..self.context - 1, |pool, at, logits| {
             let next = &window[at + 1..at + 1 + logits.len() / width];
             each(pool, logits, next, at - self.first)
         })
     }
 
-    /// Calls `one` for each window, and `progress` after it with what `one` says of the state of things.
+    /// Runs windows `from..` for what the backend's observers see of them; where `output` is set, the output matrix
+    /// takes part. `progress` is called after each.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn each(
+        &self,
+        mut scorer: Scorer<'_>,
+        tokens: &[u32],
+        from: usize,
+        output: bool,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let wanted = if output { 0..self.context } else { self.context..self.context };
+        self.for_each(from, progress, |i| {
+            scorer.run(&self.ids(i, tokens), wanted.clone(), |_, _, _| Ok(()))?;
+            Ok(0.0)
+        })
+    }
+
+    /// The tokens of window `i` as the model sees them.
+    fn ids(&self, i: usize, tokens: &[u32]) -> Vec<u32> {
+        let mut ids = tokens[self.range(i)].to_vec();
+        if let Some(bos) = self.bos {
+            ids[0] = bos;
+        }
+        ids
+    }
+
+    /// Calls `one` for each window from `from` on, and `progress` after it with what `one` says of the state of things.
     pub(crate) fn for_each(
         &self,
+        from: usize,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
         mut one: impl FnMut(usize) -> Result<f64, Error>,
     ) -> Result<(), Error> {
         let start = Instant::now();
-        for i in 0..self.count {
+        for i in from..self.count {
             let value = one(i)?;
-            let left = start.elapsed().div_f64((i + 1) as f64).mul_f64((self.count - i - 1) as f64);
+            let left = start.elapsed().div_f64((i + 1 - from) as f64).mul_f64((self.count - i - 1) as f64);
             if progress(Progress { done: i + 1, count: self.count, value, left }).is_break() {
                 return Err(Error::Stopped);
             }

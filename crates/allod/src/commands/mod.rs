@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod embed;
 pub(crate) mod eval;
+pub(crate) mod imatrix;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;

@@ -1,12 +1,15 @@
 use crate::{Memory, model};
 use allod_formats::{Gguf, TensorInfo, WeightSource};
-use allod_quantize::imatrix::{Error, Imatrix};
+use allod_quantize::imatrix::{Entry, Error, Imatrix};
 use allod_tensor::DType;
 
 fn statistics() -> Imatrix {
     let mut m = Imatrix { datasets: vec!["a.txt".into()], chunks: 2, chunk_size: 512, ..Imatrix::default() };
-    m.add("blk.0.attn_q.weight", 3, 1, 0, &[1.0, 2.0, 3.0, -1.0, 0.0, 1.0]);
-    m.add("blk.0.ffn_up_exps.weight", 2, 3, 1, &[2.0, 4.0]);
+    // Rows 1, 2, 3 and -1, 0, 1; and a row 2, 4 that the second of three experts saw.
+    let dense = Entry { sums: vec![2.0, 4.0, 10.0], counts: vec![2.0] };
+    let experts = Entry { sums: vec![0.0, 0.0, 4.0, 16.0, 0.0, 0.0], counts: vec![0.0, 1.0, 0.0] };
+    m.entries.insert("blk.0.attn_q.weight".into(), dense);
+    m.entries.insert("blk.0.ffn_up_exps.weight".into(), experts);
     m
 }
 
@@ -46,7 +49,7 @@ fn merging_adds_and_refuses_another_model() {
     assert_eq!(m.entries["blk.0.attn_q.weight"].counts, [4.0]);
     assert_eq!((m.chunks, m.datasets.len()), (4, 1));
     let mut other = Imatrix::default();
-    other.add("blk.0.attn_q.weight", 4, 1, 0, &[1.0; 4]);
+    other.entries.insert("blk.0.attn_q.weight".into(), Entry { sums: vec![1.0; 4], counts: vec![1.0] });
     assert!(matches!(m.merge(&other), Err(Error::Mismatch { .. })));
 }
 

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod collecting;
 mod encoders;
 mod importance;
 mod mixes;

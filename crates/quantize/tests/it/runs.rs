@@ -2,7 +2,7 @@ use crate::{Memory, model};
 use allod_formats::{Gguf, WeightSource, gguf};
 use allod_kernels::pool::Pool;
 use allod_quantize::{
-    imatrix::Imatrix,
+    imatrix::{Entry, Imatrix},
     recipe::{self, Options},
     run::{self, Error, Report, Request, Warning},
 };
@@ -120,10 +120,8 @@ fn importance_reaches_every_expert_and_its_digest_the_file() {
     let (dir, source) = (tempfile::tempdir().unwrap(), model());
     let (out, stats) = (dir.path().join("m.gguf"), dir.path().join("i.gguf"));
     let mut m = Imatrix::default();
-    for expert in 0..3 {
-        let row: Vec<f32> = (0..256).map(|i| if i % 3 == expert { 5.0 } else { 0.1 }).collect();
-        m.add("blk.0.ffn_up_exps.weight", 256, 3, expert, &row);
-    }
+    let sums = (0..3 * 256).map(|i| if i % 256 % 3 == i / 256 { 25.0 } else { 0.01 }).collect();
+    m.entries.insert("blk.0.ffn_up_exps.weight".into(), Entry { sums, counts: vec![1.0; 3] });
     m.save(&stats).unwrap();
     let plain = request(&source, "Q3_K_S", &out);
     quantize(&plain, 2).unwrap();

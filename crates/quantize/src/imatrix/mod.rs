@@ -1,9 +1,14 @@
 //! Importance statistics in llama.cpp's GGUF form: for every matrix the sums of squared inputs per column (and per
 //! expert), and how many tokens were summed. They weight the errors that encoders minimize.
 
+mod collect;
+mod legacy;
+
+pub use collect::{Collect, CollectError, collect};
+
 use allod_formats::{Error as FormatError, Gguf, Metadata, TensorInfo, Value, WeightSource, codec, gguf};
 use allod_tensor::DType;
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 /// Sums over the inputs of one matrix.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +17,26 @@ pub struct Entry {
     pub sums: Vec<f32>,
     /// Tokens that each expert saw; one number for a matrix without experts.
     pub counts: Vec<f32>,
+}
+
+impl Entry {
+    /// Adds sums and counts of the same sizes.
+    fn add(&mut self, other: &Entry) {
+        self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
+    }
+
+    /// Sums and counts that fit each other and are what they say.
+    fn check(&self, origin: &str, name: &str) -> Result<(), Error> {
+        let wrong = |what: String| Error::Entry { origin: origin.into(), name: name.into(), what };
+        if self.counts.is_empty() || !self.sums.len().is_multiple_of(self.counts.len()) {
+            return Err(wrong(format!("{} sums for {} counts", self.sums.len(), self.counts.len())));
+        }
+        match self.sums.iter().chain(&self.counts).find(|v| !v.is_finite() || **v < 0.0) {
+            Some(bad) => Err(wrong(format!("expected sums of squares and counts, found {bad}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Statistics of a whole model, by the name of the matrix (`blk.0.attn_q.weight`).
@@ -25,6 +50,8 @@ pub struct Imatrix {
     pub chunks: u32,
     /// Tokens in a chunk.
     pub chunk_size: u32,
+    /// In statistics that are not complete yet: which work they belong to.
+    pub unfinished: Option<String>,
 }
 
 /// What is wrong with a file of statistics.
@@ -69,14 +96,23 @@ const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 const CHUNKS: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
+const UNFINISHED: &str = "allod.imatrix.unfinished";
 const DATASETS: &str = "imatrix.datasets";
 
 impl Imatrix {
-    /// Reads a file.
+    /// Reads a file: GGUF, or llama.cpp's earlier `.dat`.
     ///
     /// # Errors
     /// [`Error`] names file and entry.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix, Error> {
+        let path = path.as_ref();
+        let mut magic = Vec::new();
+        let read = File::open(path).and_then(|f| f.take(4).read_to_end(&mut magic));
+        let io = |source| FormatError::Io { path: path.into(), source };
+        read.map_err(io)?;
+        if magic != *b"GGUF" && path.extension().is_some_and(|e| e == "dat") {
+            return legacy::read(&std::fs::read(path).map_err(io)?, &path.display().to_string());
+        }
         Imatrix::read(&Gguf::open(path)?)
     }
 
@@ -95,6 +131,7 @@ impl Imatrix {
             datasets: meta.strings(DATASETS).unwrap_or_default().to_vec(),
             chunks: number(CHUNKS),
             chunk_size: number(CHUNK_SIZE),
+            unfinished: meta.str(UNFINISHED).map(str::to_owned),
             ..Imatrix::default()
         };
         for sums in source.names() {
@@ -109,12 +146,7 @@ impl Imatrix {
                 return Err(wrong("there are sums but no counts".into()));
             }
             let entry = Entry { sums: floats(&sums)?, counts: floats(&counts_name)? };
-            if entry.counts.is_empty() || !entry.sums.len().is_multiple_of(entry.counts.len()) {
-                return Err(wrong(format!("{} sums for {} counts", entry.sums.len(), entry.counts.len())));
-            }
-            if let Some(bad) = entry.sums.iter().chain(&entry.counts).find(|v| !v.is_finite() || **v < 0.0) {
-                return Err(wrong(format!("expected sums of squares and counts, found {bad}")));
-            }
+            entry.check(&origin, name)?;
             out.entries.insert(name.into(), entry);
         }
         Ok(out)
@@ -130,7 +162,12 @@ impl Imatrix {
         meta.set(DATASETS, self.datasets.clone());
         meta.set(CHUNKS, self.chunks);
         meta.set(CHUNK_SIZE, self.chunk_size);
-        let info = |columns: usize, rows: usize| TensorInfo { dtype: DType::F32, shape: vec![rows, columns] };
+        if let Some(work) = &self.unfinished {
+            meta.set(UNFINISHED, work.as_str());
+        }
+        // GGML does not write outer axes of size 1.
+        let shape = |columns: usize, rows: usize| if rows == 1 { vec![columns] } else { vec![rows, columns] };
+        let info = |columns, rows| TensorInfo { dtype: DType::F32, shape: shape(columns, rows) };
         let infos = self.entries.iter().flat_map(|(name, e)| {
             let experts = e.counts.len();
             let sums = info(e.sums.len() / experts.max(1), experts);
@@ -146,21 +183,6 @@ impl Imatrix {
         Ok(())
     }
 
-    /// Adds the inputs of a matrix: `rows` of `[tokens × columns]`, seen by `expert` of `experts`.
-    pub fn add(&mut self, name: &str, columns: usize, experts: usize, expert: usize, rows: &[f32]) {
-        let fresh = || Entry { sums: vec![0.0; experts * columns], counts: vec![0.0; experts] };
-        let entry = self.entries.entry(name.into()).or_insert_with(fresh);
-        let Some(sums) = entry.sums.get_mut(expert * columns..(expert + 1) * columns) else { return };
-        for row in rows.chunks_exact(columns) {
-            for (sum, v) in sums.iter_mut().zip(row) {
-                *sum += v * v;
-            }
-        }
-        if let Some(count) = entry.counts.get_mut(expert) {
-            *count += (rows.len() / columns.max(1)) as f32;
-        }
-    }
-
     /// Adds the statistics of another collection over the same model.
     ///
     /// # Errors
@@ -171,12 +193,19 @@ impl Imatrix {
                 self.entries.insert(name.clone(), theirs.clone());
                 continue;
             };
+            let mut theirs = theirs.clone();
+            let counts = ours.counts.len().max(theirs.counts.len());
+            // Early files have one count for all experts.
+            for e in [&mut *ours, &mut theirs] {
+                if let [count] = e.counts[..] {
+                    e.counts = vec![count; counts];
+                }
+            }
             if (ours.sums.len(), ours.counts.len()) != (theirs.sums.len(), theirs.counts.len()) {
                 let (expected, found) = (ours.sums.len(), theirs.sums.len());
                 return Err(Error::Mismatch { name: name.clone(), expected, found });
             }
-            ours.sums.iter_mut().zip(&theirs.sums).for_each(|(a, b)| *a += b);
-            ours.counts.iter_mut().zip(&theirs.counts).for_each(|(a, b)| *a += b);
+            ours.add(&theirs);
         }
         self.chunks += other.chunks;
         self.chunk_size = self.chunk_size.max(other.chunk_size);
