@@ -1,0 +1,83 @@
+//! Muon: the momentum of a matrix is brought near the closest orthogonal matrix by five Newton-Schulz steps, here in
+//! single precision.
+
+use super::{Muon, Parameter, Rate, Slot, State, each};
+use allod_kernels::pool::Pool;
+
+/// Coefficients of the quintic.
+const A: f32 = 3.4445;
+const B: f32 = -4.775;
+const C: f32 = 2.0315;
+/// Least norm that is divided by.
+const EPS: f32 = 1e-7;
+
+pub(super) fn slot(shape: &[usize]) -> Slot {
+    vec![("momentum_buffer", State::F32(vec![0.0; shape.iter().product()]))]
+}
+
+pub(super) fn step(muon: &Muon, p: &mut Parameter<'_>, slot: &mut Slot, rate: Rate, pool: &Pool) {
+    let [rows, columns] = *p.shape else { return };
+    let [(_, State::F32(buffer))] = slot.as_mut_slice() else { return };
+    let m = muon.momentum as f32;
+    let mut update = Vec::with_capacity(buffer.len());
+    for (b, g) in buffer.iter_mut().zip(&*p.grad) {
+        *b += (g - *b) * (1.0 - m);
+        update.push(if muon.nesterov { g + (*b - g) * m } else { *b });
+    }
+    let update = orthogonal(update, rows, columns, muon.steps, pool);
+    let ratio = match muon.match_rms {
+        true => 0.2 * (rows.max(columns) as f64).sqrt(),
+        false => (rows as f64 / columns as f64).max(1.0).sqrt(),
+    };
+    let (keep, size) = (rate.keep(), (rate.rate * ratio) as f32);
+    for (p, u) in p.data.iter_mut().zip(update) {
+        *p = *p * keep - size * u;
+    }
+}
+
+/// Newton-Schulz on the wide one of the matrix and its transpose.
+fn orthogonal(x: Vec<f32>, rows: usize, columns: usize, steps: usize, pool: &Pool) -> Vec<f32> {
+    let tall = rows > columns;
+    let (n, k) = if tall { (columns, rows) } else { (rows, columns) };
+    let mut x = if tall { transposed(&x, rows, columns) } else { x };
+    let norm = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+    x.iter_mut().for_each(|v| *v /= norm.max(EPS));
+    for _ in 0..steps {
+        let a = times_transposed(&x, &x, n, n, k, pool);
+        // a is symmetric, so a·a = a·aᵀ.
+        let square = times_transposed(&a, &a, n, n, n, pool);
+        let b: Vec<f32> = a.iter().zip(&square).map(|(a, s)| B * a + C * s).collect();
+        let bx = times_transposed(&b, &transposed(&x, n, k), n, k, n, pool);
+        x.iter_mut().zip(bx).for_each(|(x, bx)| *x = A * *x + bx);
+    }
+    if tall { transposed(&x, n, k) } else { x }
+}
+
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|j| (0..rows).map(move |i| x[i * columns + j])).collect()
+}
+
+/// `a bᵀ` of `a [n × k]` and `b [m × k]`.
+fn times_transposed(a: &[f32], b: &[f32], n: usize, m: usize, k: usize, pool: &Pool) -> Vec<f32> {
+    let mut out = vec![0.0; n * m];
+    each(pool, out.chunks_mut(m).zip(a.chunks(k)).collect(), |(out, a): (&mut [f32], &[f32])| {
+        for (o, b) in out.iter_mut().zip(b.chunks(k)) {
+            *o = dot(a, b);
+        }
+    });
+    out
+}
+
+/// Eight running sums, added in order.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    let (whole_a, rest_a) = a.as_chunks::<8>();
+    let (whole_b, rest_b) = b.as_chunks::<8>();
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for ((s, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *s = a.mul_add(*b, *s);
+        }
+    }
+    let rest: f32 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}

@@ -1,0 +1,5 @@
+//! Training, against TRL, torch and Transformers where they say the same thing.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+mod data;
+mod golden;
