@@ -300,7 +300,7 @@ impl Encoder {
         let template = self.template_for(record, tools)?;
         let marks = template.marks_generation();
         let spans = match self.mask {
-            Mask::All => vec![0..text.len()],
+            Mask::All => std::iter::once(0..text.len()).collect(),
             Mask::Assistant | Mask::Auto if marks => learned_only(messages, marked),
             Mask::Assistant => {
                 let hint = "use mask = \"answers\", or give a template that marks them";
