@@ -34,7 +34,7 @@ impl Ended {
     /// The word for it in JSON.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Ended::By(Finish::Stop(_)) | Ended::StopString => "stop",
+            Ended::By(Finish::Stop(_) | Finish::Complete) | Ended::StopString => "stop",
             Ended::By(Finish::Length) => "length",
             Ended::By(Finish::ContextFull) => "context_full",
             Ended::By(Finish::Cancelled) => "cancelled",

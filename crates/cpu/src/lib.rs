@@ -2,6 +2,7 @@
 //! numbers. Keys, values and recurrent states live here; whoever schedules deals in page and slot numbers only.
 #![deny(missing_docs)]
 
+mod adapters;
 mod arena;
 mod experts;
 mod observe;
@@ -20,7 +21,7 @@ pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
 use allod_kernels::{attention::KvCache, linear};
-use allod_plan::{Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
+use allod_plan::{Adapter, AdapterError, Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
 use std::{ops::Range, sync::Arc};
 use weights::Prepared;
 
@@ -75,6 +76,7 @@ pub struct Cpu {
     caches: Vec<KvCache>,
     /// For each recurrent state of the plan: slots × elements.
     states: Vec<Vec<f32>>,
+    adapters: adapters::Adapters,
     scratch: Scratch,
     taps: Vec<(String, Value)>,
     observer: Option<Observer>,
@@ -88,6 +90,7 @@ struct Scratch {
     /// Cosines and sines for each distinct table of frequencies.
     rope: Vec<(allod_plan::Constants, f32, Vec<f32>)>,
     linear: linear::Scratch,
+    adapters: adapters::Scratch,
     routes: linear::Routes,
 }
 
@@ -120,6 +123,7 @@ impl Cpu {
             caches: caches.collect::<Result<_, _>>()?,
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
             arena: vec![0.0; layout.len()],
+            adapters: adapters::Adapters::default(),
             scratch: Scratch::new(plan, limits),
             capacity: Capacity {
                 width: plan.result_width(),
@@ -184,6 +188,9 @@ impl Backend for Cpu {
             let what = format!("rows see what comes after them, so position {} cannot come by itself", s.start);
             return Err(StepError::Inconsistent(what));
         }
+        if let Some(s) = step.sequences.iter().find(|s| !self.adapters.is_loaded(s.adapter)) {
+            return Err(StepError::Inconsistent(format!("no adapter has the number {}", s.adapter)));
+        }
         self.last =
             RowLimits { tokens: step.tokens.len(), outputs: step.outputs.len(), sequences: step.sequences.len() };
         if step.tokens.is_empty() {
@@ -221,6 +228,14 @@ impl Backend for Cpu {
             let n = s.len() / self.capacity.states;
             s.copy_within(from as usize * n..(from as usize + 1) * n, to as usize * n);
         }
+    }
+
+    fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), AdapterError> {
+        self.adapters.load(id, adapter, &self.plan, &self.weights, &self.pool)
+    }
+
+    fn drop_adapter(&mut self, id: u32) {
+        self.adapters.drop(id);
     }
 
     fn clear_state(&mut self, slot: u32) {

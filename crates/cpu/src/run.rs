@@ -24,6 +24,7 @@ impl Cpu {
         for s in step.sequences {
             positions.extend(s.start..s.start + s.rows.len() as u32);
         }
+        self.adapters.prepare_step(step);
         for (frequencies, magnitude, table) in &mut self.scratch.rope {
             rope::angles(self.isa, positions, frequencies, *magnitude, table);
         }
@@ -33,7 +34,13 @@ impl Cpu {
         let (ins, outs) = (&n.inputs, &n.outputs);
         let (first, out) = (ins.first().copied(), outs[0]);
         match (&n.op, first) {
-            (Op::Embed { table }, _) => self.embed(*table, out, |t, _| step.tokens[t] as usize),
+            (Op::Embed { table }, _) => {
+                self.embed(*table, out, |t, _| step.tokens[t] as usize)?;
+                let (width, range, rows) =
+                    (self.width(out), self.range(out, self.last), self.plan.param(*table).shape[0]);
+                self.adapters.add_to_table(*table, step.tokens, rows, &mut self.arena[range], width);
+                Ok(())
+            }
             (Op::EmbedPositions { table, offset }, _) => self.embed(*table, out, |_, p| p as usize + *offset),
             (Op::Linear { parts }, Some(x)) => self.linear(parts, x, outs),
             (Op::HeadLinear { weight }, Some(x)) => self.head_linear(*weight, x, out),
@@ -87,21 +94,27 @@ impl Cpu {
     }
 
     fn linear(&mut self, parts: &[LinearPart], x: Value, outs: &[Value]) -> Result<(), StepError> {
-        let (rows, cols) = (self.last.of(self.plan.value(x).rows), self.width(x));
+        let kind = self.plan.value(x).rows;
+        let (rows, cols) = (self.last.of(kind), self.width(x));
         for (parts, outs) in parts.chunks(4).zip(outs.chunks(4)) {
             let ranges: [Range<usize>; 5] = std::array::from_fn(|i| match i {
                 0 => self.range(x, self.last),
                 _ => outs.get(i - 1).map_or(0..0, |&o| self.range(o, self.last)),
             });
-            let [x, ys @ ..] = views(&mut self.arena, ranges)?;
+            let [x, mut ys @ ..] = views(&mut self.arena, ranges)?;
             let mut input = linear::Input::new(&mut self.scratch.linear, x, rows, cols);
-            let products = parts.iter().zip(ys).filter_map(|(p, y)| {
+            let products = parts.iter().zip(&mut ys).filter_map(|(p, y)| {
                 let w = matrix(&self.weights, p.weight)?;
                 let bias = p.bias.map(|b| self.weights[b.index()].vector());
                 Some(linear::Product { w, bias, y, stride: w.rows() })
             });
             let mut products: Vec<_> = products.collect();
             linear::linear(&self.pool, self.isa, &mut input, &mut products);
+            for (p, y) in parts.iter().zip(ys) {
+                let bias = p.bias.map(|b| self.weights[b.index()].vector());
+                let scratch = (&mut self.scratch.adapters, &mut self.scratch.linear);
+                self.adapters.add((p.weight, bias), kind, (x, y), (&self.pool, self.isa), scratch);
+            }
         }
         Ok(())
     }

@@ -89,6 +89,26 @@ pub enum Error {
     /// The model's logits.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// What the answer must keep to.
+    #[error(transparent)]
+    Constraint(#[from] engine::ConstraintError),
+    /// A continuation to be scored has no tokens.
+    #[error("continuation {index} is empty: there is nothing to score")]
+    EmptyContinuation {
+        /// Which one.
+        index: usize,
+    },
+    /// Thinking that nothing ends.
+    #[error("thinking needs at least one token that ends it")]
+    EndlessThinking,
+    /// The model computed something that is no number.
+    #[error("element {index} of the vector is {value}; the model's weights or its configuration are broken")]
+    NotFinite {
+        /// The first such element.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
     /// The backend refused the step.
     #[error("the backend refused a step: {0}")]
     Step(#[from] allod_plan::StepError),

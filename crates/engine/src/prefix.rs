@@ -9,9 +9,14 @@ use blake3::Hasher;
 pub struct PageHash(blake3::Hash);
 
 impl PageHash {
-    /// The beginning of every sequence under `salt`.
-    pub fn root(salt: &[u8]) -> PageHash {
-        PageHash(Hasher::new_derive_key("allod 2026 key-value pages").update(salt).finalize())
+    /// The beginning of every sequence under `salt` that runs through the adapter with this digest.
+    pub fn root(salt: &[u8], adapter: Option<&blake3::Hash>) -> PageHash {
+        let mut hasher = Hasher::new_derive_key("allod 2026 key-value pages");
+        hasher.update(&(salt.len() as u64).to_le_bytes()).update(salt);
+        if let Some(adapter) = adapter {
+            hasher.update(adapter.as_bytes());
+        }
+        PageHash(hasher.finalize())
     }
 
     /// The page with `tokens` that follows this one.

@@ -83,7 +83,7 @@ pub fn forward<'b>(
             Outputs::All => outputs.extend(rows.start as u32..rows.end as u32),
         }
         let start = r.sequence.tokens.len() as u32;
-        sequences.push(SeqRows { rows, start, pages: &r.sequence.pages, state: r.sequence.state });
+        sequences.push(SeqRows { rows, start, pages: &r.sequence.pages, state: r.sequence.state, adapter: 0 });
     }
     let results = backend.run(&Step { tokens: &tokens, sequences: &sequences, outputs: &outputs })?;
     for r in batch {

@@ -66,6 +66,8 @@ pub enum Finish {
     Length,
     /// Prompt and answer fill the context; the answer is cut off here.
     ContextFull,
+    /// There is nothing more to come: a constraint is fulfilled, a text is scored or embedded.
+    Complete,
     /// [`Cancel`] was raised.
     Cancelled,
 }

@@ -57,6 +57,9 @@ pub enum Error {
         /// What is wrong.
         source: allod_formats::codec::Error,
     },
+    /// An adapter that does not fit the model.
+    #[error(transparent)]
+    Adapter(#[from] allod_plan::AdapterError),
     /// A tensor whose shape does not fit the change of layout it needs.
     #[error("{0}")]
     Layout(String),

@@ -2,6 +2,7 @@
 //! weights under GGUF's names, a configuration, and the recorded plan.
 #![deny(missing_docs)]
 
+pub mod adapter;
 pub mod arch;
 pub mod blocks;
 mod config;

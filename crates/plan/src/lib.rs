@@ -4,6 +4,7 @@
 //! A [`Scope`] over a source of weights enters an architecture's `forward` and leaves as a [`Plan`].
 #![deny(missing_docs)]
 
+mod adapter;
 mod fuse;
 mod memory;
 mod op;
@@ -12,6 +13,7 @@ mod scope;
 mod step;
 mod train;
 
+pub use adapter::{Adapter, AdapterError, Delta};
 pub use memory::{Arena, Estimate, RowLimits};
 pub use op::*;
 pub use plan::{Cache, CacheInfo, Node, Param, ParamInfo, Plan, Rows, State, Value, ValueInfo};

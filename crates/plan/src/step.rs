@@ -1,6 +1,7 @@
 //! One step of a backend: which rows run now, where their sequences' keys and values lie, and which rows' results are
 //! wanted. The engine fills it; a backend never allocates pages or slots itself.
 
+use crate::{Adapter, AdapterError};
 use std::ops::Range;
 
 /// Positions in one page of the key-value cache.
@@ -28,6 +29,8 @@ pub struct SeqRows<'a> {
     pub pages: &'a [u32],
     /// Slot of the sequence's recurrent state (ignored by models that have none).
     pub state: u32,
+    /// The adapter that its rows go through (see [`Backend::load_adapter`]); 0 is none.
+    pub adapter: u32,
 }
 
 /// What a backend holds for a model, fixed at load.
@@ -82,4 +85,18 @@ pub trait Backend: Send {
 
     /// Makes a recurrent state that of an empty sequence.
     fn clear_state(&mut self, slot: u32);
+
+    /// Lets steps run rows through an adapter under a number above 0; what had the number before is dropped.
+    ///
+    /// # Errors
+    /// [`AdapterError`] when it does not fit the plan.
+    fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), AdapterError> {
+        let _ = (id, adapter);
+        Err(AdapterError::Unsupported)
+    }
+
+    /// Forgets the adapter with this number.
+    fn drop_adapter(&mut self, id: u32) {
+        let _ = id;
+    }
 }

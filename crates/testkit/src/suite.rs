@@ -365,6 +365,7 @@ fn feed(backend: &mut impl Backend, ids: &[Vec<u32>], chunk: usize, pooled: bool
                 start: start as u32,
                 pages: &tables[s],
                 state: s as u32,
+                adapter: 0,
             });
             owners.extend(std::iter::repeat_n(s, if pooled { 1 } else { part.len() }));
         }

@@ -30,7 +30,7 @@ fn every_operation_is_what_its_formula_says() {
 fn a_step_that_does_not_fit_is_refused() {
     let case = &suite::cases()[0];
     let mut cpu = cpu(case, Isa::best(), 1, 1, 8);
-    let sequence = |rows, start| SeqRows { rows, start, pages: &[0, 1, 2], state: 0 };
+    let sequence = |rows, start| SeqRows { rows, start, pages: &[0, 1, 2], state: 0, adapter: 0 };
     let run = |cpu: &mut Cpu, tokens: &[u32], sequences: &[SeqRows<'_>], outputs: &[u32]| {
         cpu.run(&Step { tokens, sequences, outputs }).map(<[f32]>::to_vec).unwrap_err()
     };
@@ -41,11 +41,11 @@ fn a_step_that_does_not_fit_is_refused() {
     outside(run(&mut cpu, &[48], &[sequence(0..1, 0)], &[0]), "token id");
     outside(run(&mut cpu, &[0], &[sequence(0..1, LENGTH as u32)], &[0]), "position");
     outside(run(&mut cpu, &[0], &[sequence(0..1, 0)], &[1]), "wanted row");
-    let far = SeqRows { rows: 0..1, start: 17, pages: &[0], state: 0 };
+    let far = SeqRows { rows: 0..1, start: 17, pages: &[0], state: 0, adapter: 0 };
     outside(run(&mut cpu, &[0], &[far], &[0]), "pages needed");
-    let unknown = SeqRows { rows: 0..1, start: 0, pages: &[3], state: 0 };
+    let unknown = SeqRows { rows: 0..1, start: 0, pages: &[3], state: 0, adapter: 0 };
     outside(run(&mut cpu, &[0], &[unknown], &[0]), "page");
-    let slot = SeqRows { rows: 0..1, start: 0, pages: &[0], state: 1 };
+    let slot = SeqRows { rows: 0..1, start: 0, pages: &[0], state: 1, adapter: 0 };
     outside(run(&mut cpu, &[0], &[slot], &[0]), "state slot");
     for e in [
         run(&mut cpu, &[0, 0], &[sequence(0..1, 0)], &[0]),

@@ -1,11 +1,13 @@
 //! Who is here, who waits, and on whose account: sequences and the memory they hold.
 
+use super::adapters::Adapters;
+use super::guide::Guide;
 use super::options::EngineOptions;
-use super::request::{Event, EventKind, Failure, Request, RequestId};
+use super::request::{Event, EventKind, Failure, Request, RequestId, Task};
 use super::sequence::Sequence;
 use super::slots::Slots;
 use super::stats::Counters;
-use crate::{Error, PagePool, Sampler};
+use crate::{Error, PageHash, PagePool, Sampler};
 use allod_plan::{Backend, Capacity, PAGE};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +27,7 @@ pub(super) struct Book {
     pub(super) counters: Counters,
     /// States to be copied as soon as the step's results are read.
     pub(super) copies: Vec<(u32, u32)>,
+    pub(super) adapters: Adapters,
     clients: HashMap<u64, Account>,
     next_request: u64,
     next_sequence: u64,
@@ -51,6 +54,7 @@ impl Book {
             events: Vec::new(),
             counters: Counters::default(),
             copies: Vec::new(),
+            adapters: Adapters::default(),
             clients: HashMap::new(),
             next_request: 0,
             next_sequence: 0,
@@ -67,16 +71,21 @@ impl Book {
     pub(super) fn submit(&mut self, request: Request) -> Result<RequestId, Failure> {
         self.check(&request)?;
         let sampler = Sampler::new(&request.sampling, self.capacity.width).map_err(Error::from)?;
+        let guide = || Guide::new(&request, self.capacity.width).map_err(Error::from);
+        let guides = (0..request.answers()).map(|_| guide()).collect::<Result<Vec<_>, _>>()?;
+        let digest = |id| self.adapters.digest(id).ok_or(Failure::NoAdapter);
+        let adapter = request.adapter.map(digest).transpose()?;
         let id = RequestId(self.next_request);
         self.next_request += 1;
         // A newcomer starts level with whoever has had least, so that neither the past nor its absence counts.
         let least = self.clients.values().map(|account| account.rows).min().unwrap_or(0);
         let account = self.clients.entry(request.client).or_insert(Account { rows: least, sequences: 0 });
-        account.sequences += request.n as usize;
+        account.sequences += guides.len();
+        let root = PageHash::root(&request.salt, adapter.as_ref());
         let request = Arc::new(request);
-        for answer in 0..request.n {
+        for (answer, guide) in (0..).zip(guides) {
             let sampler = sampler.reseeded(sampler.seed().wrapping_add(u64::from(answer)));
-            let sequence = Sequence::new(id, answer, request.clone(), sampler, self.options.draft);
+            let sequence = Sequence::new((id, answer), request.clone(), root, sampler, guide, self.options.draft);
             self.sequences.insert(self.next_sequence, sequence);
             self.waiting.push(self.next_sequence);
             self.next_sequence += 1;
@@ -85,29 +94,64 @@ impl Book {
     }
 
     fn check(&self, request: &Request) -> Result<(), Failure> {
-        let (vocabulary, context) = (self.capacity.width, self.context());
-        let Request { ids, n, .. } = request;
+        self.check_task(request)?;
+        let vocabulary = self.options.vocabulary.unwrap_or(self.capacity.width);
+        let Request { ids, .. } = request;
         if ids.is_empty() {
             return Err(Error::EmptyPrompt.into());
         }
-        if ids.len() >= context {
-            return Err(Error::PromptTooLong { tokens: ids.len(), context }.into());
-        }
-        if let Some(position) = ids.iter().position(|&id| id as usize >= vocabulary) {
-            return Err(Error::UnknownToken { id: ids[position], position, vocabulary }.into());
+        self.check_ids(0, ids, vocabulary)?;
+        if let Task::Score(continuations) = &request.task {
+            for (index, continuation) in continuations.iter().enumerate() {
+                // The last token is only spoken about.
+                let Some((_, run)) = continuation.split_last() else {
+                    return Err(Error::EmptyContinuation { index }.into());
+                };
+                self.check_ids(ids.len(), run, vocabulary)?;
+                self.check_ids(0, &continuation[run.len()..], vocabulary)?;
+            }
         }
         if let Some(found) = request.prompt_logprobs.filter(|&count| count as usize > vocabulary) {
             return Err(Failure::PromptLogprobs { vocabulary, found });
         }
-        let limit = self.options.queue;
-        if *n == 0 || *n as usize > limit {
-            return Err(Failure::Answers { limit, found: *n });
+        if request.thinking.as_ref().is_some_and(|thinking| thinking.end.is_empty()) {
+            return Err(Error::EndlessThinking.into());
         }
-        let (waiting, wanted) = (self.waiting.len(), *n as usize);
+        let (limit, found) = (self.options.queue, request.answers());
+        if found == 0 || found as usize > limit {
+            return Err(Failure::Answers { limit, found });
+        }
+        let (waiting, wanted) = (self.waiting.len(), found as usize);
         if waiting + wanted > limit {
             return Err(Failure::QueueFull { waiting, wanted, limit });
         }
         Ok(())
+    }
+
+    /// Whether what is asked for is what the plan does.
+    fn check_task(&self, request: &Request) -> Result<(), Failure> {
+        match (&request.task, self.options.pooled) {
+            (Task::Embed, false) => Err(Failure::Task { task: "an embedding", needs: "pools" }),
+            (Task::Generate, true) => Err(Failure::Task { task: "an answer", needs: "gives logits" }),
+            (Task::Score(_), true) => Err(Failure::Task { task: "a score", needs: "gives logits" }),
+            (Task::Embed, true) if request.ids.len() > self.options.rows => {
+                Err(Failure::TextTooLong { tokens: request.ids.len(), rows: self.options.rows })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds tokens that stand behind `before` others against context and vocabulary.
+    fn check_ids(&self, before: usize, ids: &[u32], vocabulary: usize) -> Result<(), Error> {
+        let (context, tokens) = (self.context(), before + ids.len());
+        // Of an answer at least one token must fit, a vector needs no room.
+        if tokens >= context + usize::from(self.options.pooled) {
+            return Err(Error::PromptTooLong { tokens, context });
+        }
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(place) => Err(Error::UnknownToken { id: ids[place], position: before + place, vocabulary }),
+            None => Ok(()),
+        }
     }
 
     /// Ends an answer. All it held is free at once.
@@ -173,8 +217,8 @@ impl Book {
     /// Whether another answer to the same prompt is about to compute all that this one needs to start.
     fn follows(&self, key: u64) -> bool {
         let sequence = &self.sequences[&key];
-        let leads = |other: &Sequence| other.id == sequence.id && other.generated() == 0;
-        let fresh = sequence.request.n > 1 && sequence.generated() == 0;
+        let leads = |other: &Sequence| other.id == sequence.id && other.is_fresh();
+        let fresh = sequence.request.answers() > 1 && sequence.is_fresh();
         fresh && self.running.iter().any(|other| leads(&self.sequences[other]))
     }
 
@@ -241,36 +285,45 @@ impl Book {
         }
     }
 
-    /// Starts the other answers to the same prompt from what the first has computed: its pages, its state. Returns
-    /// those that were started.
-    pub(super) fn fork(&mut self, key: u64) -> Vec<u64> {
+    /// The other answers to the same prompt that have not begun.
+    pub(super) fn followers(&self, key: u64) -> Vec<u64> {
         let leader = &self.sequences[&key];
-        let (Some(from), id) = (leader.slot, leader.id) else { return Vec::new() };
-        if leader.request.n == 1 {
+        if leader.request.answers() == 1 {
             return Vec::new();
         }
-        let (table, dropped, published, computed) =
-            (leader.table.clone(), leader.dropped, leader.published, leader.computed);
-        let mut started = Vec::new();
-        for other in self.waiting.clone() {
-            let Some(sequence) = self.sequences.get_mut(&other) else { continue };
-            if sequence.id != id || sequence.generated() > 0 || sequence.wants_every_row() {
-                continue;
-            }
-            let Some(slot) = self.slots.take() else { break };
-            table[dropped..].iter().for_each(|&page| self.pool.share(page));
-            sequence.table.clone_from(&table);
-            (sequence.dropped, sequence.published, sequence.computed) = (dropped, published, computed);
-            sequence.slot = Some(slot);
-            sequence.cached = computed;
-            if self.options.recurrent {
-                self.copies.push((from, slot));
-            }
-            started.push(other);
+        let follows =
+            |other: &Sequence| other.id == leader.id && other.is_fresh() && other.needed() >= leader.prompt() - 1;
+        self.waiting.iter().copied().filter(|other| follows(&self.sequences[other])).collect()
+    }
+
+    /// Starts `other` from what `key` has computed of the prompt that both share: its pages, its state. False when
+    /// there is no slot.
+    pub(super) fn fork(&mut self, key: u64, other: u64) -> bool {
+        let leader = &self.sequences[&key];
+        let Some(from) = leader.slot else { return false };
+        let (computed, dropped) = (leader.prompt(), leader.dropped);
+        let published = leader.published.min(computed / PAGE);
+        let table = leader.table[..computed.div_ceil(PAGE)].to_vec();
+        let Some(slot) = self.slots.take() else { return false };
+        let Some(sequence) = self.sequences.get_mut(&other) else { return false };
+        table[dropped..].iter().for_each(|&page| self.pool.share(page));
+        sequence.table = table;
+        (sequence.dropped, sequence.published, sequence.computed) = (dropped, published, computed);
+        sequence.slot = Some(slot);
+        sequence.cached = computed;
+        if self.options.recurrent {
+            self.copies.push((from, slot));
         }
-        self.waiting.retain(|key| !started.contains(key));
-        self.running.extend(&started);
-        started
+        self.waiting.retain(|&waiting| waiting != other);
+        self.running.push(other);
+        true
+    }
+
+    /// Makes the next rows of a running sequence safe to write, if the pages for that are there.
+    pub(super) fn prepare(&mut self, key: u64, backend: &mut dyn Backend) -> bool {
+        let Some(sequence) = self.sequences.get_mut(&key) else { return false };
+        let length = sequence.tokens.len();
+        write_at(sequence, length, &mut self.pool, backend).is_ok()
     }
 }
 
@@ -281,7 +334,7 @@ fn find_prefix(
     slots: &mut Slots,
     options: &EngineOptions,
 ) -> Option<u32> {
-    if !options.prefix_cache || sequence.wants_every_row() {
+    if !options.prefix_cache {
         return None;
     }
     let mut found = Vec::new();

@@ -8,8 +8,11 @@
 //! none of it reaches the bytes of an answer, because a row's results do not depend on the rows beside it and the
 //! sampler's noise is a function of seed, position and token alone.
 
+mod adapters;
 mod book;
+mod constraint;
 mod draft;
+mod guide;
 mod options;
 mod request;
 mod results;
@@ -19,13 +22,15 @@ mod slots;
 mod stats;
 mod thread;
 
+pub use adapters::AdapterId;
+pub use constraint::{Constraint, ConstraintError, Grammar, TokenMask};
 pub use options::{EngineOptions, pages_in};
-pub use request::{Event, EventKind, Failure, Request, RequestId};
+pub use request::{Event, EventKind, Failure, Request, RequestId, Task, Thinking};
 pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
 pub use thread::{Answers, Handle, Sink, Unsent};
 
 use crate::{Error, Finish};
-use allod_plan::{Backend, SeqRows, Step, StepError};
+use allod_plan::{Adapter, AdapterError, Backend, SeqRows, Step, StepError};
 use book::Book;
 use schedule::Part;
 use std::time::Instant;
@@ -53,6 +58,35 @@ impl Engine {
         self.book.submit(request)
     }
 
+    /// Makes an adapter ready for requests that name it. Others go on beside it, with other adapters or none.
+    ///
+    /// # Errors
+    /// [`AdapterError`] when it was made for another base model.
+    pub fn load_adapter(&mut self, adapter: &Adapter) -> Result<AdapterId, AdapterError> {
+        let id = self.book.adapters.next();
+        self.backend.load_adapter(id.number(), adapter)?;
+        self.book.adapters.insert(id, adapter.digest());
+        Ok(id)
+    }
+
+    /// Takes no more requests for an adapter, and forgets it when those that are here have ended. False when there is
+    /// no such adapter.
+    pub fn drop_adapter(&mut self, id: AdapterId) -> bool {
+        let known = self.book.adapters.retire(id);
+        self.forget_adapters();
+        known
+    }
+
+    /// Forgets adapters that nobody uses or can use any more.
+    fn forget_adapters(&mut self) {
+        for id in self.book.adapters.retired() {
+            if !self.book.sequences.values().any(|s| s.request.adapter == Some(id)) {
+                self.backend.drop_adapter(id.number());
+                self.book.adapters.remove(id);
+            }
+        }
+    }
+
     /// Ends all answers of a request; what they held is free when this returns. Their last events come with the next
     /// step.
     pub fn cancel(&mut self, id: RequestId) {
@@ -78,6 +112,7 @@ impl Engine {
     /// Runs one step, if anybody can run, and returns what happened since the last.
     pub fn step(&mut self) -> Vec<Event> {
         self.expire();
+        self.forget_adapters();
         let parts = self.book.schedule(self.backend.as_mut());
         self.last_rows = parts.iter().map(|part| part.rows + part.draft.len()).sum();
         if !parts.is_empty() {
@@ -165,8 +200,15 @@ fn run<'b>(backend: &'b mut dyn Backend, book: &Book, parts: &[Part]) -> Result<
         tokens.extend_from_slice(&s.tokens[s.computed..s.computed + part.rows]);
         tokens.extend_from_slice(&part.draft);
         let rows = first..tokens.len();
+        let adapter = s.request.adapter.map_or(0, AdapterId::number);
         outputs.extend((rows.end - part.outputs) as u32..rows.end as u32);
-        sequences.push(SeqRows { rows, start: s.computed as u32, pages: &s.table, state: s.slot.unwrap_or(0) });
+        sequences.push(SeqRows {
+            rows,
+            start: s.computed as u32,
+            pages: &s.table,
+            state: s.slot.unwrap_or(0),
+            adapter,
+        });
     }
     backend.run(&Step { tokens: &tokens, sequences: &sequences, outputs: &outputs })
 }

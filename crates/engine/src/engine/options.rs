@@ -1,6 +1,6 @@
 //! What an engine may use.
 
-use allod_plan::{Capacity, PAGE, Plan, RowLimits};
+use allod_plan::{Capacity, Op, PAGE, Plan, RowLimits, Rows};
 use allod_tensor::DType;
 
 /// Limits and policies. None of them changes a byte of any answer.
@@ -28,6 +28,10 @@ pub struct EngineOptions {
     pub recurrent: bool,
     /// Positions after which no layer sees an entry of its cache any more; `None` when some layer sees everything.
     pub horizon: Option<usize>,
+    /// The plan gives one vector for each sequence, which therefore runs whole.
+    pub pooled: bool,
+    /// Tokens that the plan knows, where that is not the width of its results.
+    pub vocabulary: Option<usize>,
 }
 
 impl Default for EngineOptions {
@@ -42,6 +46,8 @@ impl Default for EngineOptions {
             draft: 0,
             recurrent: false,
             horizon: None,
+            pooled: false,
+            vocabulary: None,
         }
     }
 }
@@ -60,6 +66,11 @@ impl EngineOptions {
             outputs,
             recurrent: !plan.states().is_empty(),
             horizon: horizons.and_then(|all| all.into_iter().max()),
+            pooled: plan.result().is_some_and(|result| plan.value(result).rows == Rows::Sequences),
+            vocabulary: plan.nodes().iter().find_map(|node| match node.op {
+                Op::Embed { table } => plan.param(table).shape.first().copied(),
+                _ => None,
+            }),
             ..EngineOptions::default()
         }
     }
@@ -72,9 +83,10 @@ impl EngineOptions {
         self.rows = self.rows.clamp(1, capacity.rows.max(1));
         self.chunk = self.chunk.clamp(1, self.rows);
         self.outputs = self.outputs.clamp(1, self.rows);
-        if self.recurrent {
+        if self.recurrent || self.pooled {
             self.draft = 0;
         }
+        self.prefix_cache &= !self.pooled;
         self
     }
 }

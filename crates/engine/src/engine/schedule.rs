@@ -28,13 +28,30 @@ impl Book {
     /// The parts of the next step; none when nobody can run.
     pub(super) fn schedule(&mut self, backend: &mut dyn Backend) -> Vec<Part> {
         self.admit(backend);
+        if self.options.pooled {
+            return self.whole();
+        }
         let mut room = Room { rows: self.options.rows, outputs: self.options.outputs };
         let mut parts = self.decode(&mut room, backend);
         let decoding = parts.len();
         let chunk = if decoding > 0 { room.rows.min(self.options.chunk) } else { room.rows };
-        self.prefill(chunk, &mut room, &mut parts);
+        self.prefill(chunk, &mut room, &mut parts, backend);
         self.draft(&mut room, &mut parts[..decoding]);
         parts
+    }
+
+    /// As many whole texts as there are rows for, the first to arrive first.
+    fn whole(&self) -> Vec<Part> {
+        let ready = |key: &u64| !self.sequences[key].held;
+        let mut keys: Vec<u64> = self.running.iter().copied().filter(ready).collect();
+        keys.sort_by_key(|key| (Reverse(self.priority(*key)), *key));
+        let mut left = self.options.rows;
+        let mut part = |key| {
+            let rows = self.sequences[&key].pending();
+            left = left.checked_sub(rows)?;
+            Some(Part { key, rows, draft: Vec::new(), outputs: 0 })
+        };
+        keys.into_iter().map_while(&mut part).collect()
     }
 
     /// One row for each sequence that lacks only one, those first that ran longest ago.
@@ -56,7 +73,7 @@ impl Book {
 
     /// Up to `left` rows of prompts. Half of them go to the first in line, so that every prompt gets on; the others to
     /// the shortest, so that a long prompt does not hold up short ones.
-    fn prefill(&mut self, mut left: usize, room: &mut Room, parts: &mut Vec<Part>) {
+    fn prefill(&mut self, mut left: usize, room: &mut Room, parts: &mut Vec<Part>, backend: &mut dyn Backend) {
         let lacking = |key: &u64| self.sequences[key].pending() > 1 && !self.sequences[key].held;
         let mut keys: Vec<u64> = self.running.iter().copied().filter(lacking).collect();
         keys.sort_by_key(|key| (Reverse(self.priority(*key)), self.sequences[key].pending(), *key));
@@ -68,6 +85,11 @@ impl Book {
         let mut computing = HashSet::new();
         for (key, limit) in std::iter::once((first, share)).chain(others.into_iter().map(|key| (key, usize::MAX))) {
             self.adopt(key);
+            // Others may be pushed out for it only while none of them is part of the step.
+            let length = self.sequences[&key].tokens.len();
+            if !(self.prepare(key, backend) || parts.is_empty() && self.provide(key, length, backend)) {
+                continue;
+            }
             if let Some(part) = self.piece(key, left.min(limit), room, &mut computing) {
                 left -= part.rows;
                 parts.push(part);
@@ -78,7 +100,7 @@ impl Book {
     /// Skips pages that another sequence has computed since this one was started.
     fn adopt(&mut self, key: u64) {
         let Some(sequence) = self.sequences.get_mut(&key) else { return };
-        if !self.options.prefix_cache || self.options.recurrent || sequence.wants_every_row() {
+        if !self.options.prefix_cache || self.options.recurrent {
             return;
         }
         while sequence.computed.is_multiple_of(PAGE) && sequence.computed / PAGE < sequence.sharable() {
@@ -100,21 +122,20 @@ impl Book {
     fn piece(&mut self, key: u64, limit: usize, room: &mut Room, computing: &mut HashSet<PageHash>) -> Option<Part> {
         let sequence = self.sequences.get_mut(&key)?;
         let (start, length) = (sequence.computed, sequence.tokens.len());
-        let every_row = sequence.wants_every_row();
-        let share = self.options.prefix_cache && !self.options.recurrent && !every_row;
+        let share = self.options.prefix_cache && !self.options.recurrent;
         if share && start.is_multiple_of(PAGE) && start / PAGE < sequence.sharable() {
             let ahead = sequence.hash(start / PAGE);
             if computing.contains(&ahead) {
                 return None;
             }
         }
-        let mut end = (start + limit.min(room.rows)).min(length);
-        if every_row {
-            end = end.min(start + room.outputs);
-        } else if room.outputs == 0 {
-            end = end.min(length - 1);
+        let needed = sequence.needed();
+        let mut end = (start + limit.min(room.rows)).min(length).min(needed.max(start) + room.outputs);
+        if sequence.request.answers() > 1 && start < sequence.prompt() {
+            // The other answers go on from the end of the prompt.
+            end = end.min(sequence.prompt());
         }
-        let boundary = if end < length { end / PAGE * PAGE } else { sequence.sharable() * PAGE };
+        let boundary = if end < length { end / PAGE * PAGE } else { (length - 1) / PAGE * PAGE };
         let saves = self.options.recurrent && self.options.prefix_cache && self.slots.keeps_checkpoints();
         if boundary > start && (end < length || saves) {
             end = boundary;
@@ -122,7 +143,7 @@ impl Book {
         if end <= start {
             return None;
         }
-        let outputs = (start..end).filter(|&position| sequence.wants(position)).count();
+        let outputs = end - needed.clamp(start, end);
         if share {
             computing.extend((start / PAGE..end.div_ceil(PAGE).min(length / PAGE)).map(|index| sequence.hash(index)));
         }

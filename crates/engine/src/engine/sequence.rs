@@ -1,8 +1,10 @@
 //! One answer on its way.
 
+use super::constraint::ConstraintError;
 use super::draft::Drafter;
+use super::guide::{Guide, Next};
 use super::request::{Request, RequestId};
-use crate::{Finish, PageHash, PagePool, Sampler, Stats, Token};
+use crate::{Error, Finish, PageHash, PagePool, Sampler, Stats, Token};
 use allod_plan::PAGE;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +15,15 @@ pub(super) struct Sequence {
     pub(super) id: RequestId,
     pub(super) answer: u32,
     pub(super) request: Arc<Request>,
+    pub(super) guide: Guide,
     /// Prompt and answer. What is behind `computed` still has to run; the logits of the last one choose the next.
     pub(super) tokens: Vec<u32>,
     pub(super) computed: usize,
     pub(super) table: Vec<u32>,
     /// Pages at the beginning of the table that no layer sees any more; their entries repeat the first live page.
     pub(super) dropped: usize,
+    /// Where the names of its pages begin.
+    root: PageHash,
     /// Names of the complete pages of `tokens`.
     hashes: Vec<PageHash>,
     /// Pages of the table that are known under their names.
@@ -27,6 +32,10 @@ pub(super) struct Sequence {
     pub(super) sampler: Sampler,
     pub(super) drafter: Option<Drafter>,
     pub(super) prompt_logprobs: Vec<Token>,
+    /// Of the continuation to be scored.
+    pub(super) scored: Vec<Token>,
+    /// Tokens that it began with: the prompt, and of a continuation all but the last.
+    given: usize,
     /// The receiver is behind: nothing runs for it, though it may keep its pages.
     pub(super) held: bool,
     /// Step in which it last ran.
@@ -37,21 +46,36 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(id: RequestId, answer: u32, request: Arc<Request>, sampler: Sampler, draft: usize) -> Sequence {
+    pub(super) fn new(
+        (id, answer): (RequestId, u32),
+        request: Arc<Request>,
+        root: PageHash,
+        sampler: Sampler,
+        guide: Guide,
+        draft: usize,
+    ) -> Sequence {
+        let mut tokens = request.ids.clone();
+        if let Some([continuation @ .., _]) = request.continuation(answer) {
+            tokens.extend(continuation);
+        }
         Sequence {
             id,
             answer,
-            tokens: request.ids.clone(),
+            given: tokens.len(),
+            tokens,
             request,
+            guide,
             computed: 0,
             table: Vec::new(),
             dropped: 0,
+            root,
             hashes: Vec::new(),
             published: 0,
             slot: None,
             sampler,
             drafter: (draft > 0).then(|| Drafter::new(draft)),
             prompt_logprobs: Vec::new(),
+            scored: Vec::new(),
             held: false,
             served: 0,
             submitted: Instant::now(),
@@ -64,26 +88,39 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// Tokens of the prompt.
+    pub(super) fn prompt(&self) -> usize {
+        self.request.ids.len()
+    }
+
     pub(super) fn generated(&self) -> usize {
-        self.tokens.len() - self.request.ids.len()
+        self.tokens.len() - self.given
     }
 
-    /// Log-probabilities of the prompt that are still missing need the logits of every row, so nothing can be skipped.
-    pub(super) fn wants_every_row(&self) -> bool {
-        let wanted = self.answer == 0 && self.request.prompt_logprobs.is_some();
-        wanted && self.prompt_logprobs.len() + 1 < self.request.ids.len()
+    /// True until something has come of it beyond the prompt.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.generated() == 0 && self.scored.is_empty()
     }
 
-    /// Whether the logits of the row at `position` are used. (They speak about the next position.)
-    pub(super) fn wants(&self, position: usize) -> bool {
-        position + 1 >= self.tokens.len() || self.wants_every_row() && position >= self.prompt_logprobs.len()
+    /// The first position whose row is still needed for itself, not only for what follows. (A row speaks about the
+    /// next position.)
+    pub(super) fn needed(&self) -> usize {
+        let prompt = self.request.ids.len();
+        let scores_prompt = self.answer == 0 && self.request.prompt_logprobs.is_some();
+        if scores_prompt && self.prompt_logprobs.len() + 1 < prompt {
+            self.prompt_logprobs.len()
+        } else if self.request.continuation(self.answer).is_some() {
+            prompt - 1 + self.scored.len()
+        } else {
+            self.tokens.len() - 1
+        }
     }
 
     /// The name of page `index`, which must be complete.
     pub(super) fn hash(&mut self, index: usize) -> PageHash {
         while self.hashes.len() <= index {
             let first = self.hashes.len() * PAGE;
-            let before = self.hashes.last().copied().unwrap_or_else(|| PageHash::root(&self.request.salt));
+            let before = self.hashes.last().copied().unwrap_or(self.root);
             let mut page = [0; PAGE];
             page.copy_from_slice(&self.tokens[first..first + PAGE]);
             self.hashes.push(before.next(&page));
@@ -91,9 +128,9 @@ impl Sequence {
         self.hashes[index]
     }
 
-    /// Complete pages before the last token, which always has to run.
+    /// Complete pages before what always has to run.
     pub(super) fn sharable(&self) -> usize {
-        (self.tokens.len() - 1) / PAGE
+        self.needed() / PAGE
     }
 
     /// Lets go the pages that nothing at or behind position `computed` sees.
@@ -114,10 +151,25 @@ impl Sequence {
         (self.dropped, self.published, self.computed) = (0, 0, 0);
     }
 
+    /// The token that follows, from the logits of the last.
+    pub(super) fn next_token(&mut self, row: &[f32]) -> Result<Token, Error> {
+        let next = self.guide.next(&self.request, &self.tokens[self.given..])?;
+        let token = match next {
+            Next::Free => self.sampler.choose(row, &self.tokens)?,
+            Next::Among(allowed) => self.sampler.choose_among(row, &self.tokens, Some(allowed))?,
+            Next::Forced(id) => self.sampler.given(row, id)?,
+        };
+        Ok(token)
+    }
+
+    /// Tells the guide about the last token. True when nothing can follow.
+    pub(super) fn guided(&mut self) -> Result<bool, ConstraintError> {
+        self.guide.accept(&self.request, &self.tokens[self.given..])
+    }
+
     /// Whether `id` ends the answer without being part of it.
     pub(super) fn ends(&self, id: u32) -> bool {
-        let Request { sampling, eos, .. } = &*self.request;
-        sampling.stop_token_ids.contains(&id) || (!sampling.ignore_eos && eos.contains(&id))
+        self.request.end_ids().any(|end| end == id)
     }
 
     /// Tokens that may still be generated.

@@ -1,7 +1,8 @@
 //! The engine on a thread of its own, reached through bounded channels.
 
-use super::{Engine, EngineStats, Event, EventKind, Failure, Request, RequestId, Snapshot};
+use super::{AdapterId, Engine, EngineStats, Event, EventKind, Failure, Request, RequestId, Snapshot};
 use crate::Cancel;
+use allod_plan::Adapter;
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel,
@@ -20,7 +21,7 @@ pub struct Handle {
 
 enum Command {
     Submit(Box<Request>, Box<dyn Sink>),
-    Look(Box<dyn FnOnce(EngineStats, Snapshot) + Send>),
+    Call(Box<dyn FnOnce(&mut Engine) + Send>),
 }
 
 /// Where the events of one request go. It is called on the engine's thread between two steps, so it must not wait.
@@ -81,7 +82,7 @@ impl Handle {
     /// # Errors
     /// Those of [`Engine::submit`], and [`Failure::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Answers, Failure> {
-        let (cancel, open) = (request.cancel.clone(), request.n);
+        let (cancel, open) = (request.cancel.clone(), request.answers());
         let (sender, events) = sync_channel(self.buffer);
         let (reply, replied) = sync_channel(1);
         self.submit_to(request, Box::new(Channel { events: sender, submitted: reply }))?;
@@ -103,9 +104,7 @@ impl Handle {
     /// # Errors
     /// [`Failure::Stopped`].
     pub fn look(&self) -> Result<(EngineStats, Snapshot), Failure> {
-        let (reply, replied) = sync_channel(1);
-        self.look_then(move |stats, snapshot| drop(reply.send((stats, snapshot))))?;
-        replied.recv().map_err(|_| Failure::Stopped)
+        self.call(|engine| (engine.stats(), engine.snapshot()))
     }
 
     /// Tells `then` how things stand after the step that is running; it is called on the engine's thread.
@@ -113,7 +112,33 @@ impl Handle {
     /// # Errors
     /// [`Failure::Stopped`].
     pub fn look_then(&self, then: impl FnOnce(EngineStats, Snapshot) + Send + 'static) -> Result<(), Failure> {
-        self.commands.send(Command::Look(Box::new(then))).map_err(|_| Failure::Stopped)
+        self.call_then(move |engine| then(engine.stats(), engine.snapshot()))
+    }
+
+    /// [`Engine::load_adapter`] after the step that is running.
+    ///
+    /// # Errors
+    /// [`Failure::Adapter`] and [`Failure::Stopped`].
+    pub fn load_adapter(&self, adapter: Adapter) -> Result<AdapterId, Failure> {
+        Ok(self.call(move |engine| engine.load_adapter(&adapter))??)
+    }
+
+    /// [`Engine::drop_adapter`] after the step that is running.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`].
+    pub fn drop_adapter(&self, id: AdapterId) -> Result<bool, Failure> {
+        self.call(move |engine| engine.drop_adapter(id))
+    }
+
+    fn call<T: Send + 'static>(&self, what: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Result<T, Failure> {
+        let (reply, replied) = sync_channel(1);
+        self.call_then(move |engine| drop(reply.send(what(engine))))?;
+        replied.recv().map_err(|_| Failure::Stopped)
+    }
+
+    fn call_then(&self, what: impl FnOnce(&mut Engine) + Send + 'static) -> Result<(), Failure> {
+        self.commands.send(Command::Call(Box::new(what))).map_err(|_| Failure::Stopped)
     }
 }
 
@@ -214,14 +239,14 @@ impl Thread {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(request, mut sink) => {
-                let open = request.n;
+                let open = request.answers();
                 let outcome = self.engine.submit(*request);
                 sink.submitted(outcome.clone());
                 if let Ok(id) = outcome {
                     self.outlets.insert(id, Outlet { sink, backlog: VecDeque::new(), open });
                 }
             }
-            Command::Look(then) => then(self.engine.stats(), self.engine.snapshot()),
+            Command::Call(what) => what(&mut self.engine),
         }
     }
 

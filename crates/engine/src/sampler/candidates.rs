@@ -33,6 +33,13 @@ impl Candidates {
         self.sorted = 0;
     }
 
+    /// Starts over with some tokens, in increasing order.
+    pub(crate) fn fill_some(&mut self, logits: &[f32], ids: impl Iterator<Item = u32>) {
+        self.items.clear();
+        self.items.extend(ids.filter_map(|id| Some(Candidate { id, logit: *logits.get(id as usize)? })));
+        self.sorted = 0;
+    }
+
     pub(crate) fn items(&self) -> &[Candidate] {
         &self.items
     }

@@ -11,6 +11,7 @@ mod repetition;
 
 pub use params::{ParamError, SamplingParams, Stage};
 
+use crate::engine::TokenMask;
 use candidates::{Candidates, entropy};
 use noise::Noise;
 use std::hash::{BuildHasher, RandomState};
@@ -38,8 +39,8 @@ pub enum SampleError {
         /// Its logit.
         value: f32,
     },
-    /// Logit bias bans every token.
-    #[error("logit_bias bans every token")]
+    /// Logit bias, allowed tokens and constraint leave none.
+    #[error("no token is left: logit_bias, allowed_token_ids or the constraint bans every one")]
     NothingLeft,
     /// The row of logits is not as long as the vocabulary.
     #[error("expected {expected} logits, found {found}")]
@@ -92,6 +93,15 @@ impl Sampler {
         Sampler { seed, noise: Noise::new(seed), ..self.clone() }
     }
 
+    /// A token that is given, not chosen, with the log-probabilities that the parameters ask for.
+    ///
+    /// # Errors
+    /// [`SampleError`] when a logit is not finite or the row has another width.
+    pub fn given(&self, logits: &[f32], id: u32) -> Result<Token, SampleError> {
+        self.check(logits)?;
+        Ok(self.report(id, logits))
+    }
+
     /// The log-probability of a given token, and of so many likeliest ones, whatever the parameters say.
     ///
     /// # Errors
@@ -106,8 +116,21 @@ impl Sampler {
     /// # Errors
     /// [`SampleError`] when a logit is not finite, all tokens are banned or the row has another width.
     pub fn choose(&mut self, logits: &[f32], history: &[u32]) -> Result<Token, SampleError> {
+        self.choose_among(logits, history, None)
+    }
+
+    /// Likewise, of the tokens in `allowed`.
+    ///
+    /// # Errors
+    /// As [`Self::choose`].
+    pub fn choose_among(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        allowed: Option<&TokenMask>,
+    ) -> Result<Token, SampleError> {
         self.check(logits)?;
-        self.thin(logits, history)?;
+        self.thin(logits, history, allowed)?;
         let position = history.len() as u32;
         let mut best = (f64::NEG_INFINITY, u32::MAX);
         for c in self.candidates.items() {
@@ -130,7 +153,7 @@ impl Sampler {
     /// As [`Self::choose`].
     pub fn distribution(&mut self, logits: &[f32], history: &[u32]) -> Result<Vec<(u32, f64)>, SampleError> {
         self.check(logits)?;
-        self.thin(logits, history)?;
+        self.thin(logits, history, None)?;
         let ids = self.candidates.items().iter().map(|c| c.id);
         let mut all: Vec<_> = ids.zip(self.candidates.probabilities()).collect();
         all.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -156,8 +179,11 @@ impl Sampler {
     }
 
     /// Fills the candidates and runs the chain over them.
-    fn thin(&mut self, logits: &[f32], history: &[u32]) -> Result<(), SampleError> {
-        self.candidates.fill(logits);
+    fn thin(&mut self, logits: &[f32], history: &[u32], allowed: Option<&TokenMask>) -> Result<(), SampleError> {
+        match allowed {
+            None => self.candidates.fill(logits),
+            Some(allowed) => self.candidates.fill_some(logits, allowed.ids()),
+        }
         if !self.params.logit_bias.is_empty() {
             self.candidates.bias(&self.params.logit_bias);
         }

@@ -108,6 +108,10 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<u32>,
     /// Goes on past the model's end-of-generation tokens.
     pub ignore_eos: bool,
+    /// The answer has at least so many tokens: those that end it may not come before.
+    pub min_tokens: u32,
+    /// Only these tokens may come; empty allows all.
+    pub allowed_token_ids: Vec<u32>,
 }
 
 impl Default for SamplingParams {
@@ -142,6 +146,8 @@ impl Default for SamplingParams {
             max_tokens: None,
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            min_tokens: 0,
+            allowed_token_ids: Vec::new(),
         }
     }
 }
@@ -208,6 +214,9 @@ impl SamplingParams {
             check("logit_bias", fits, || "a number from -10000 to 10000, or minus infinity".into(), || bias)?;
         }
         self.stop_token_ids.iter().try_for_each(|&id| check_id("stop_token_ids", id, vocabulary))?;
+        self.allowed_token_ids.iter().try_for_each(|&id| check_id("allowed_token_ids", id, vocabulary))?;
+        let most = self.max_tokens.unwrap_or(u32::MAX);
+        check("min_tokens", self.min_tokens <= most, || format!("at most max_tokens, {most}"), || self.min_tokens)?;
         self.check_samplers()
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod engine;
+mod guide;
 mod pages;
 mod same_bytes;
 mod sampling;

@@ -33,7 +33,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 fn hash(content: u32) -> PageHash {
-    PageHash::root(b"test").next(&[content; PAGE])
+    PageHash::root(b"test", None).next(&[content; PAGE])
 }
 
 const TOTAL: usize = 14;
@@ -173,7 +173,7 @@ fn equal_pages_become_one() {
 
 #[test]
 fn a_name_depends_on_all_tokens_before_and_on_the_salt() {
-    let name = |salt: &[u8], pages: &[u32]| pages.iter().fold(PageHash::root(salt), |h, &t| h.next(&[t; PAGE]));
+    let name = |salt: &[u8], pages: &[u32]| pages.iter().fold(PageHash::root(salt, None), |h, &t| h.next(&[t; PAGE]));
     assert_eq!(name(b"", &[1, 2]), name(b"", &[1, 2]));
     let others = [name(b"", &[1, 2]), name(b"", &[3, 2]), name(b"x", &[1, 2]), name(b"", &[2]), name(b"", &[1, 2, 2])];
     for (i, a) in others.iter().enumerate() {

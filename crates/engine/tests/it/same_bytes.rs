@@ -152,6 +152,8 @@ fn together(mut engine: Engine, all: &[Request], expected: &[Vec<Outcome>], seed
                     assert!(stats.cached_tokens <= stats.prompt_tokens);
                     outcome.finish = Some(reason);
                 }
+                EventKind::Prompt { done, total } => assert!(done < total),
+                EventKind::Scored(_) | EventKind::Embedded(_) => panic!("nobody asked for that"),
                 EventKind::Failed(failure) => panic!("{failure}"),
             }
         }

@@ -43,7 +43,7 @@ struct Piece {
 }
 
 /// Prefixes under which the same modules are found in different checkpoints.
-const PREFIXES: &[&str] = &[
+pub(crate) const PREFIXES: &[&str] = &[
     "model.language_model.",
     "language_model.model.",
     "language_model.",

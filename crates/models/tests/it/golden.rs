@@ -94,6 +94,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
                     start: start as u32,
                     pages: &tables[s],
                     state: s as u32,
+                    adapter: 0,
                 })
                 .collect();
             let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -130,7 +131,7 @@ pub(crate) fn pooled(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
     for (s, (tokens, &n)) in ids.iter().zip(&needed).enumerate() {
         let (rows, own) = (row..row + tokens.len(), &pages[page..page + n as usize]);
         (row, page) = (rows.end, page + n as usize);
-        sequences.push(SeqRows { rows, start: 0, pages: own, state: s as u32 });
+        sequences.push(SeqRows { rows, start: 0, pages: own, state: s as u32, adapter: 0 });
     }
     cpu.run(&Step { tokens: &all, sequences: &sequences, outputs: &[] }).unwrap().to_vec()
 }

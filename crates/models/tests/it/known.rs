@@ -16,7 +16,8 @@ fn greedy(path: &Path, prompt: &[u32], total: usize) -> Vec<u32> {
     let mut ids = prompt.to_vec();
     let mut done = 0;
     while ids.len() < total {
-        let sequences = [SeqRows { rows: 0..ids.len() - done, start: done as u32, pages: &pages, state: 0 }];
+        let sequences =
+            [SeqRows { rows: 0..ids.len() - done, start: done as u32, pages: &pages, state: 0, adapter: 0 }];
         let last = [(ids.len() - done - 1) as u32];
         let logits = cpu.run(&Step { tokens: &ids[done..], sequences: &sequences, outputs: &last }).unwrap();
         done = ids.len();

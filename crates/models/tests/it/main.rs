@@ -2,6 +2,7 @@
 //! Transformers computed for it.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+mod adapters;
 mod convert;
 mod embed;
 mod golden;

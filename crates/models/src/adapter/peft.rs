@@ -1,0 +1,218 @@
+//! Adapters as PEFT saves them. Its names are those of Transformers' modules, so the architecture's table says which
+//! weights are meant and how their layout differs: what reorders a weight's rows reorders those of `B`, what reorders
+//! its columns reorders those of `A`.
+
+use super::{heads, key, numbers};
+use crate::{
+    Arch, Error, arch,
+    hf::{Fix, Heads, PREFIXES, matches, rebuild},
+};
+use allod_formats::{Safetensors, WeightSource, json};
+use allod_plan::{Adapter, Delta};
+use allod_tensor::Tensor;
+use regex_automata::meta::Regex;
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Fields that ask for more than low-rank changes of matrices.
+const OTHER_CHANGES: &[&str] = &[
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "arrow_config",
+];
+
+/// Ways to begin an adapter that change the base as well.
+const CHANGED_BASES: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga"];
+
+/// The matrices of one module.
+#[derive(Default)]
+struct Module {
+    a: Option<Tensor>,
+    b: Option<Tensor>,
+    magnitude: Option<Tensor>,
+    is_embedding: bool,
+}
+
+pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Adapter, Error> {
+    let config = Config::read(folder)?;
+    let files = Safetensors::open(folder.join(WEIGHTS))?;
+    let modules = modules(&folder.join(WEIGHTS), &files)?;
+    let name = base.metadata().str("general.architecture").unwrap_or_default();
+    let knows_all = |arch: &&&Arch| modules.keys().all(|module| !named(arch, module).is_empty());
+    let candidates: Vec<&&Arch> = arch::ALL.iter().filter(|arch| arch.gguf == name).collect();
+    let Some(arch) = candidates.iter().copied().find(knows_all).or(candidates.first().copied()) else {
+        return Err(Error::UnknownArchitecture {
+            origin: base.origin(),
+            nearest: arch::nearest(name),
+            found: name.to_owned(),
+        });
+    };
+    let heads = heads(base);
+    let mut adapter = Adapter::default();
+    for (module, parts) in &modules {
+        let names = named(arch, module);
+        if names.is_empty() {
+            let origin = folder.display().to_string();
+            return Err(Error::UnknownTensor { origin, name: module.clone(), arch: arch.gguf });
+        }
+        for (gguf, fix) in names {
+            let delta = delta(folder, module, parts, fix, heads, &config)?;
+            adapter.deltas.insert(gguf, delta);
+        }
+    }
+    if adapter.deltas.is_empty() {
+        return Err(key(folder, WEIGHTS, "tensors MODULE.lora_A.weight and MODULE.lora_B.weight", "none"));
+    }
+    Ok(adapter)
+}
+
+/// The weights that a module holds under GGUF's names, and what differs in layout.
+fn named(arch: &Arch, module: &str) -> Vec<(String, Fix)> {
+    let full = format!("{module}.weight");
+    let bare = PREFIXES.iter().find_map(|p| full.strip_prefix(p)).unwrap_or(&full);
+    let found = arch.names().filter_map(|name| {
+        let m = matches(name.hf, bare).or_else(|| matches(name.hf, &full))?;
+        let gguf = format!("{}{}", name.gguf.replacen("{}", &m.layer, 1), m.ending);
+        (!name.gguf.is_empty() && m.expert.is_none()).then_some((gguf, name.fix))
+    });
+    // Later tables override earlier ones.
+    found.collect::<BTreeMap<_, _>>().into_iter().collect()
+}
+
+/// The file's tensors by module.
+fn modules(path: &Path, files: &Safetensors) -> Result<BTreeMap<String, Module>, Error> {
+    let mut modules: BTreeMap<String, Module> = BTreeMap::new();
+    for (name, _) in files.entries() {
+        let bare = name.strip_prefix("base_model.model.").unwrap_or(name);
+        if bare.ends_with(".base_layer.weight") {
+            // PEFT saves the base's own tables beside the changes to them.
+            continue;
+        }
+        let Some((module, part)) = bare.split_once(".lora_") else {
+            let expected = "low-rank matrices only (a fully trained module or a bias cannot be applied)";
+            return Err(key(path, name, expected, "another tensor"));
+        };
+        let tensor = files.tensor(name)?;
+        let entry = modules.entry(module.to_owned()).or_default();
+        match part {
+            "A.weight" => entry.a = Some(tensor),
+            "B.weight" => entry.b = Some(tensor),
+            "embedding_A" => (entry.a, entry.is_embedding) = (Some(tensor), true),
+            "embedding_B" => (entry.b, entry.is_embedding) = (Some(tensor), true),
+            "magnitude_vector" | "magnitude_vector.weight" => entry.magnitude = Some(tensor),
+            _ => return Err(key(path, name, "lora_A, lora_B or lora_magnitude_vector", format!("lora_{part}"))),
+        }
+    }
+    Ok(modules)
+}
+
+fn delta(folder: &Path, module: &str, parts: &Module, fix: Fix, heads: Heads, config: &Config) -> Result<Delta, Error> {
+    let (Some(a), Some(b)) = (&parts.a, &parts.b) else {
+        return Err(key(folder, module, "lora_A and lora_B", "one of them"));
+    };
+    let (&[rank, _], &[_, columns]) = (&a.shape[..], &b.shape[..]) else {
+        return Err(key(folder, module, "two matrices", format!("{:?} and {:?}", a.shape, b.shape)));
+    };
+    if rank == 0 || rank != columns {
+        let found = format!("{:?} and {:?}", a.shape, b.shape);
+        return Err(key(folder, module, "lora_A [rank × in] and lora_B [out × rank]", found));
+    }
+    let plain = |t: &Tensor| Ok::<_, Error>(Tensor::from_f32(t.shape.clone(), &numbers(module, t)?));
+    let (mut a, mut b) = (plain(a)?, plain(b)?);
+    let mut magnitude = parts.magnitude.as_ref().map(plain).transpose()?;
+    if let Some(m) = &mut magnitude {
+        let count = m.shape.iter().product();
+        *m = rebuild(m.dtype, vec![count], m.data.to_vec())?;
+    }
+    let steps = if let Fix::Then(all) = &fix { all } else { std::slice::from_ref(&fix) };
+    for &step in if parts.is_embedding { &[] } else { steps } {
+        match step {
+            // A and B say what is in and what is out, however the weight is stored.
+            Fix::None | Fix::Transpose => {}
+            Fix::TileColumns => a = step.apply(a, heads)?,
+            Fix::InterleaveQ
+            | Fix::InterleaveK
+            | Fix::QkvByHead
+            | Fix::TileRows
+            | Fix::TileValues
+            | Fix::QkvOfGroups
+            | Fix::GatesOfGroups
+            | Fix::Part { .. } => {
+                b = step.apply(b, heads)?;
+                magnitude = magnitude.map(|m| step.apply(m, heads)).transpose()?;
+            }
+            _ => return Err(key(folder, module, "a weight that keeps its form", "one that is taken apart")),
+        }
+    }
+    let values = |t: &Tensor| Ok::<std::sync::Arc<[f32]>, Error>(numbers(module, t)?.into());
+    Ok(Delta {
+        rank,
+        a: values(&a)?,
+        b: values(&b)?,
+        scale: config.scale(folder, module, rank)?,
+        magnitude: magnitude.as_ref().map(values).transpose()?,
+    })
+}
+
+/// What `adapter_config.json` says about how strong the change is.
+struct Config {
+    alpha: f32,
+    alphas: Vec<(Regex, f32)>,
+    by_root: bool,
+}
+
+impl Config {
+    fn read(folder: &Path) -> Result<Config, Error> {
+        let path = folder.join(CONFIG);
+        let bytes = std::fs::read(&path).map_err(|source| allod_formats::Error::Io { path: path.clone(), source })?;
+        let config = json::config(&path, &bytes)?;
+        let kind = config.get("peft_type").and_then(Json::as_str).unwrap_or("nothing");
+        if kind != "LORA" {
+            return Err(key(&path, "peft_type", "LORA", kind));
+        }
+        let is_set =
+            |v: &Json| !matches!(v, Json::Null | Json::Bool(false)) && v.as_array().is_none_or(|a| !a.is_empty());
+        for name in OTHER_CHANGES {
+            if let Some(found) = config.get(*name).filter(|v| is_set(v)) {
+                return Err(key(&path, name, "nothing (only low-rank changes of matrices can be applied)", found));
+            }
+        }
+        let init = config.get("init_lora_weights").and_then(Json::as_str).unwrap_or_default();
+        if CHANGED_BASES.iter().any(|name| init.starts_with(name)) {
+            let expected = "an adapter of the base as it is (PEFT converts such adapters when it saves them)";
+            return Err(key(&path, "init_lora_weights", expected, init));
+        }
+        let number = |v: &Json| v.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
+        let alpha = config.get("lora_alpha").and_then(number);
+        let alpha = alpha.ok_or_else(|| key(&path, "lora_alpha", "a number", config["lora_alpha"].to_string()))?;
+        let mut alphas = Vec::new();
+        for (pattern, value) in config.get("alpha_pattern").and_then(Json::as_object).into_iter().flatten() {
+            let whole = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
+            let regex = whole.map_err(|e| key(&path, "alpha_pattern", "regular expressions", e))?;
+            let value = number(value).ok_or_else(|| key(&path, "alpha_pattern", "numbers", value))?;
+            alphas.push((regex, value));
+        }
+        let by_root = config.get("use_rslora").and_then(Json::as_bool).unwrap_or(false);
+        Ok(Config { alpha, alphas, by_root })
+    }
+
+    /// alpha / r, or alpha / √r (rsLoRA).
+    fn scale(&self, folder: &Path, module: &str, rank: usize) -> Result<f32, Error> {
+        let own = self.alphas.iter().find(|(pattern, _)| pattern.is_match(module));
+        let alpha = own.map_or(self.alpha, |(_, alpha)| *alpha);
+        let rank = rank as f32;
+        let scale = alpha / if self.by_root { rank.sqrt() } else { rank };
+        if scale.is_finite() { Ok(scale) } else { Err(key(folder, module, "a finite scale", scale)) }
+    }
+}
