@@ -47,7 +47,7 @@ impl Chat {
         let tokenizer = load::needed(load::tokenizer(path, &*source)?, path)?;
         let template = Template::of(path, &*source)?;
         let sampling = flags.over(&recommended(source.metadata())?, Some(&tokenizer))?;
-        let (model, context) = load::model(source, machine.ctx)?;
+        let (model, context) = load::model(load::adapted(source, &machine.adapter)?, machine.ctx)?;
         sampling.validate(model.config.vocab)?;
         let name = model.source.metadata().str("general.name").map_or_else(|| path.display().to_string(), String::from);
         let session = load::session(&model, context, machine)?;

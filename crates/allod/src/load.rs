@@ -10,7 +10,7 @@ use allod_text::Tokenizer;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::io::{Read, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -34,6 +34,9 @@ pub(crate) struct MachineArgs {
     /// Threads to compute with [default: all cores]; the answer does not depend on it
     #[arg(long, short, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// A LoRA adapter to add to the weights: a PEFT folder or a GGUF adapter. May be given several times
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) adapter: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) kernels: KernelArgs,
 }
@@ -73,6 +76,16 @@ pub(crate) fn source(path: &Path) -> Result<Box<dyn WeightSource>> {
         return Err(Failure::new(format!("there is no {}", path.display()), hint).into());
     }
     Ok(allod_models::open_source(path)?)
+}
+
+/// The weights with adapters added.
+pub(crate) fn adapted(source: Box<dyn WeightSource>, adapters: &[PathBuf]) -> Result<Box<dyn WeightSource>> {
+    if adapters.is_empty() {
+        return Ok(source);
+    }
+    let open = |path: &PathBuf| allod_models::adapter::open(path, &*source);
+    let opened = adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    Ok(Box::new(allod_models::adapter::merged(source, opened)?))
 }
 
 /// The folder that holds a safetensors model and what belongs to it; `None` for models of other kinds.

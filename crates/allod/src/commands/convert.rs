@@ -20,7 +20,8 @@ use std::process::ExitCode;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  allod convert Qwen3-0.6B -o qwen3.gguf\n  \
                         allod convert Qwen3-0.6B --type Q8_0 -o qwen3-q8.gguf --split 2G\n  \
-                        allod convert qwen3.gguf -o folder --type BF16")]
+                        allod convert qwen3.gguf -o folder --type BF16\n  \
+                        allod convert Qwen3-0.6B --adapter my-lora -o merged.gguf")]
 pub(crate) struct ConvertArgs {
     /// The model to convert
     #[arg(value_hint = clap::ValueHint::AnyPath)]
@@ -34,6 +35,9 @@ pub(crate) struct ConvertArgs {
     /// Write several files of at most this size each, such as 2G or 500M
     #[arg(long, value_name = "SIZE")]
     split: Option<String>,
+    /// A LoRA adapter to add to the weights: a PEFT folder or a GGUF adapter. May be given several times
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    adapter: Vec<PathBuf>,
     /// Replace what is there
     #[arg(long)]
     force: bool,
@@ -44,7 +48,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
         let message = format!("{} is there already", args.output.display());
         return Err(Failure::new(message, "name another place, or replace it with --force").into());
     }
-    let source = load::source(&args.source)?;
+    let source = load::adapted(load::source(&args.source)?, &args.adapter)?;
     let dtype = args.dtype.as_deref().map(dtype).transpose()?;
     let split = args.split.as_deref().map(bytes).transpose()?;
     let to_file = args.output.extension().is_some_and(|e| e == "gguf");

@@ -25,6 +25,7 @@ Examples:
   allod run model.gguf                            talk to a model
   allod run model.gguf --system 'Answer in verse' 'Why is the sky blue?'
   allod run model.gguf 'Summarize:' < notes.txt   ask about a file
+  allod run model.gguf --adapter my-lora 'Hi'     with a fine-tuned adapter added
   allod run model.gguf --raw 'Once upon a time'   continue a text, without a chat template
   allod run model.gguf --temperature 0 --seed 1 --json 'Hi'";
 
