@@ -5,7 +5,7 @@
 
 use crate::{PrepareError, Prepared};
 use allod_kernels::{isa::Isa, linear, pool::Pool, rows::for_rows};
-use allod_plan::{Adapter, AdapterError, Delta, Op, Param, Plan, Rows, Step};
+use allod_plan::{Lora, AdapterError, Delta, Op, Param, Plan, Rows, Step};
 use allod_tensor::Tensor;
 use std::collections::{BTreeMap, HashMap};
 
@@ -58,7 +58,7 @@ impl Adapters {
     pub(crate) fn load(
         &mut self,
         id: u32,
-        adapter: &Adapter,
+        adapter: &Lora,
         plan: &Plan,
         weights: &[Prepared],
         pool: &Pool,

@@ -21,7 +21,7 @@ pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
 use allod_kernels::{attention::KvCache, linear};
-use allod_plan::{Adapter, AdapterError, Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
+use allod_plan::{Lora, AdapterError, Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
 use std::{ops::Range, sync::Arc};
 use weights::Prepared;
 
@@ -230,7 +230,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), AdapterError> {
+    fn load_adapter(&mut self, id: u32, adapter: &Lora) -> Result<(), AdapterError> {
         self.adapters.load(id, adapter, &self.plan, &self.weights, &self.pool)
     }
 

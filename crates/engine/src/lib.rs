@@ -1,6 +1,7 @@
 //! Sequences and sampling: token ids in, token ids out. Synchronous, and it knows no strings.
 //!
-//! For one conversation, a [`Request`] enters a [`Session`] and [`Event`]s leave it. For many, an [`Engine`] runs
+//! For one conversation, a [`Request`] enters a [`Session`] and [`Event`]s leave it. For many, the same
+//! [`Engine`] runs
 //! [`engine::Request`]s side by side, and each gets the bytes that it would get alone:
 //!
 //! ```no_run
@@ -101,6 +102,9 @@ pub enum Error {
     /// Thinking that nothing ends.
     #[error("thinking needs at least one token that ends it")]
     EndlessThinking,
+    /// The engine does not take it.
+    #[error("{0}")]
+    Refused(String),
     /// The model computed something that is no number.
     #[error("element {index} of the vector is {value}; the model's weights or its configuration are broken")]
     NotFinite {

@@ -9,12 +9,19 @@ pub struct Sequence {
     tokens: Vec<u32>,
     pages: Vec<u32>,
     state: u32,
+    adapter: u32,
 }
 
 impl Sequence {
     /// An empty sequence with slot `state` of the recurrent states.
     pub fn new(state: u32) -> Sequence {
         Sequence { state, ..Sequence::default() }
+    }
+
+    /// The same sequence, whose rows go through the adapter with this number.
+    #[must_use]
+    pub fn through(self, adapter: u32) -> Sequence {
+        Sequence { adapter, ..self }
     }
 
     /// The tokens, by position.
@@ -83,7 +90,13 @@ pub fn forward<'b>(
             Outputs::All => outputs.extend(rows.start as u32..rows.end as u32),
         }
         let start = r.sequence.tokens.len() as u32;
-        sequences.push(SeqRows { rows, start, pages: &r.sequence.pages, state: r.sequence.state, adapter: 0 });
+        sequences.push(SeqRows {
+            rows,
+            start,
+            pages: &r.sequence.pages,
+            state: r.sequence.state,
+            adapter: r.sequence.adapter,
+        });
     }
     let results = backend.run(&Step { tokens: &tokens, sequences: &sequences, outputs: &outputs })?;
     for r in batch {

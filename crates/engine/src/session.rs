@@ -1,8 +1,10 @@
 //! One conversation over a backend: it keeps what is computed, so that a prompt that continues or edits the last one
 //! costs only its new tokens.
 
-use crate::{Error, Outputs, PagePool, Rows, Sampler, SamplingParams, Sequence, Token, forward};
-use allod_plan::{Backend, Capacity, PAGE};
+use crate::engine::{self, Engine, EngineOptions, EventKind, Failure, RequestId};
+use crate::{Error, Sampler, SamplingParams, Token};
+use allod_plan::{Backend, PAGE};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -103,220 +105,102 @@ fn rate(count: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
-/// A backend and the one conversation that its memory holds.
+/// An engine with one conversation.
 pub struct Session {
-    backend: Box<dyn Backend>,
-    capacity: Capacity,
-    pool: PagePool,
-    sequence: Sequence,
-    /// Slots for recurrent states; 0 for a model without any.
-    states: usize,
-    checkpoints: Checkpoints,
+    engine: Engine,
 }
 
 impl Session {
-    /// An empty conversation. It takes the backend's pages for itself and, if the model is `recurrent` (its plan has
-    /// states), slot 0 for the conversation and the other slots for checkpoints.
-    pub fn new(mut backend: Box<dyn Backend>, recurrent: bool) -> Session {
-        let capacity = backend.capacity();
-        let states = if recurrent { capacity.states } else { 0 };
-        if recurrent {
-            backend.clear_state(0);
-        }
-        Session {
-            backend,
-            capacity,
-            pool: PagePool::new(capacity.pages),
-            sequence: Sequence::new(0),
-            states,
-            checkpoints: Checkpoints::new(states),
-        }
+    /// An empty conversation with all the backend's memory. If the model is `recurrent` (its plan has states), one slot
+    /// is for the conversation and the others are for checkpoints.
+    pub fn new(backend: Box<dyn Backend>, recurrent: bool) -> Session {
+        let options = EngineOptions { recurrent, ..EngineOptions::default() };
+        Session::over(Engine::new(backend, EngineOptions { sequences: Some(1), ..options }))
+    }
+
+    /// A conversation over an engine that nobody else uses.
+    pub fn over(engine: Engine) -> Session {
+        Session { engine }
     }
 
     /// Positions of the context.
     pub fn context(&self) -> usize {
-        self.capacity.context.min(self.capacity.pages * PAGE)
+        self.engine.context()
     }
 
     /// Size of the vocabulary.
     pub fn vocabulary(&self) -> usize {
-        self.capacity.width
+        self.engine.vocabulary()
     }
 
-    /// The tokens in the cache.
-    pub fn tokens(&self) -> &[u32] {
-        self.sequence.tokens()
+    /// Tokens in the cache that a prompt may begin with: whole pages of what was asked and answered.
+    pub fn cached_tokens(&self) -> usize {
+        self.engine.stats().idle_pages * PAGE
     }
 
-    /// Starts an answer. What the prompt shares with the tokens in the cache is not computed again.
+    /// Starts an answer. Whole pages that the prompt shares with what is in the cache are not computed again.
     ///
     /// # Errors
     /// [`Error`] when the request makes no sense or does not fit the context; the cache is as before then.
     pub fn generate(&mut self, request: Request) -> Result<Generation<'_>, Error> {
-        let started = Instant::now();
-        let sampler = Sampler::new(&request.sampling, self.capacity.width)?;
-        self.check(&request.prompt)?;
-        let common = self.tokens().iter().zip(&request.prompt).take_while(|(a, b)| a == b).count();
-        // The last token always runs: its logits are what the first choice needs.
-        self.rewind(common.min(request.prompt.len() - 1));
-        let stats =
-            Stats { prompt_tokens: request.prompt.len(), cached_tokens: self.tokens().len(), ..Stats::default() };
-        Ok(Generation { session: self, request, sampler, started, stats, chosen: None, finished: false })
-    }
-
-    fn check(&self, prompt: &[u32]) -> Result<(), Error> {
-        let (vocabulary, context) = (self.capacity.width, self.context());
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        if prompt.len() >= context {
-            return Err(Error::PromptTooLong { tokens: prompt.len(), context });
-        }
-        match prompt.iter().position(|&id| id as usize >= vocabulary) {
-            Some(position) => Err(Error::UnknownToken { id: prompt[position], position, vocabulary }),
-            None => Ok(()),
-        }
-    }
-
-    /// Goes back to position `length`; a recurrent model to the nearest checkpoint before it, or to the beginning.
-    fn rewind(&mut self, mut length: usize) {
-        if self.states > 0 && length < self.tokens().len() {
-            length = match self.checkpoints.nearest(length) {
-                Some((slot, position)) => {
-                    self.backend.copy_state(slot, self.sequence.state());
-                    position
-                }
-                None => {
-                    self.backend.clear_state(self.sequence.state());
-                    0
-                }
-            };
-        }
-        self.sequence.truncate(length, &mut self.pool);
-    }
-
-    fn feed(&mut self, tokens: &[u32], outputs: Outputs) -> Result<&[f32], Error> {
-        let rows = Rows { sequence: &mut self.sequence, tokens, outputs };
-        forward(self.backend.as_mut(), &mut self.pool, &mut [rows])
-    }
-
-    fn checkpoint(&mut self) {
-        if let Some(slot) = self.checkpoints.take(self.sequence.tokens().len()) {
-            self.backend.copy_state(self.sequence.state(), slot);
-        }
+        let Request { prompt, mut sampling, eos, cancel } = request;
+        let seed = Sampler::new(&sampling, self.vocabulary())?.seed();
+        sampling.seed = Some(seed);
+        let request = engine::Request { ids: prompt, sampling, eos, ..engine::Request::default() };
+        let id = self.engine.submit(request).map_err(cause)?;
+        Ok(Generation { session: self, id, cancel, seed, events: VecDeque::new(), given: 0, finished: false })
     }
 }
 
-/// Saved recurrent states and the positions they belong to, oldest first.
-struct Checkpoints {
-    free: Vec<u32>,
-    saved: Vec<(u32, usize)>,
-}
-
-impl Checkpoints {
-    /// All slots but 0.
-    fn new(states: usize) -> Checkpoints {
-        Checkpoints { free: (1..states as u32).rev().collect(), saved: Vec::new() }
-    }
-
-    /// Slot and position of the latest state up to `position`; later ones are given up.
-    fn nearest(&mut self, position: usize) -> Option<(u32, usize)> {
-        self.free.extend(self.saved.extract_if(.., |s| s.1 > position).map(|s| s.0));
-        self.saved.iter().copied().max_by_key(|s| s.1)
-    }
-
-    /// A slot for the state at `position`, if there is one and the position is not saved yet.
-    fn take(&mut self, position: usize) -> Option<u32> {
-        if self.saved.iter().any(|s| s.1 == position) {
-            return None;
-        }
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.saved.is_empty() => return None,
-            None => self.saved.remove(0).0,
-        };
-        self.saved.push((slot, position));
-        Some(slot)
+/// What concerns a request that is alone.
+fn cause(failure: Failure) -> Error {
+    match failure {
+        Failure::Request(error) => error,
+        other => Error::Refused(other.to_string()),
     }
 }
 
 /// An answer on its way: an iterator over its events. Dropping it ends the answer; what is computed stays in the cache.
 pub struct Generation<'s> {
     session: &'s mut Session,
-    request: Request,
-    sampler: Sampler,
-    started: Instant,
-    stats: Stats,
-    /// Chosen, not yet fed.
-    chosen: Option<u32>,
+    id: RequestId,
+    cancel: Cancel,
+    seed: u64,
+    /// Events that have happened and are not handed out.
+    events: VecDeque<EventKind>,
+    /// Tokens handed out.
+    given: usize,
     finished: bool,
 }
 
 impl Generation<'_> {
     /// The seed of the answer: the request's, or the one that was picked.
     pub fn seed(&self) -> u64 {
-        self.sampler.seed()
+        self.seed
     }
 
     fn advance(&mut self) -> Result<Event, Error> {
-        if self.request.cancel.is_cancelled() {
-            return Ok(self.finish(Finish::Cancelled));
+        if self.cancel.is_cancelled() {
+            self.events.clear();
+            self.session.engine.cancel(self.id);
         }
-        let Some(chosen) = self.chosen else { return self.prompt() };
-        if self.request.sampling.max_tokens.is_some_and(|max| self.stats.generated_tokens >= max as usize) {
-            return Ok(self.finish(Finish::Length));
+        loop {
+            match self.events.pop_front() {
+                None => self.events.extend(self.session.engine.step().into_iter().map(|event| event.kind)),
+                Some(EventKind::Prompt { done, total }) => return Ok(Event::Prompt { done, total }),
+                Some(EventKind::Token(token)) => {
+                    self.given += 1;
+                    return Ok(Event::Token(token));
+                }
+                Some(EventKind::Finished { reason, stats }) => {
+                    self.finished = true;
+                    return Ok(Event::Finished { reason, stats: Stats { generated_tokens: self.given, ..stats } });
+                }
+                Some(EventKind::Failed(failure)) => return Err(cause(failure)),
+                // Nobody asked for these.
+                Some(EventKind::PromptLogprobs(_) | EventKind::Scored(_) | EventKind::Embedded(_)) => {}
+            }
         }
-        if self.stats.prompt_tokens + self.stats.generated_tokens >= self.session.context() {
-            return Ok(self.finish(Finish::ContextFull));
-        }
-        self.step(&[chosen])
-    }
-
-    /// Feeds the next chunk of the prompt. A recurrent model saves its state before the last token, from where both
-    /// another try and the next turn can go on.
-    fn prompt(&mut self) -> Result<Event, Error> {
-        let total = self.request.prompt.len();
-        let done = self.session.tokens().len();
-        let recurrent = self.session.states > 1;
-        if recurrent && done + 1 == total {
-            self.session.checkpoint();
-        }
-        let end = if recurrent && done + 1 < total { total - 1 } else { total };
-        let end = end.min(done + self.session.capacity.rows.max(1));
-        let chunk = self.request.prompt[done..end].to_vec();
-        if end == total {
-            return self.step(&chunk);
-        }
-        self.session.feed(&chunk, Outputs::None)?;
-        Ok(Event::Prompt { done: end, total })
-    }
-
-    /// Feeds the tokens and chooses the one that follows.
-    fn step(&mut self, tokens: &[u32]) -> Result<Event, Error> {
-        let session = &mut *self.session;
-        let rows = Rows { sequence: &mut session.sequence, tokens, outputs: Outputs::Last };
-        let logits = forward(session.backend.as_mut(), &mut session.pool, &mut [rows])?;
-        let token = self.sampler.choose(logits, session.sequence.tokens())?;
-        if self.chosen.is_none() {
-            self.stats.first_token = self.started.elapsed();
-        }
-        if self.ends(token.id) {
-            return Ok(self.finish(Finish::Stop(token.id)));
-        }
-        self.chosen = Some(token.id);
-        self.stats.generated_tokens += 1;
-        Ok(Event::Token(token))
-    }
-
-    fn ends(&self, id: u32) -> bool {
-        let Request { sampling, eos, .. } = &self.request;
-        sampling.stop_token_ids.contains(&id) || (!sampling.ignore_eos && eos.contains(&id))
-    }
-
-    fn finish(&mut self, reason: Finish) -> Event {
-        self.finished = true;
-        self.stats.total = self.started.elapsed();
-        Event::Finished { reason, stats: self.stats }
     }
 }
 
@@ -330,5 +214,13 @@ impl Iterator for Generation<'_> {
         let event = self.advance();
         self.finished |= event.is_err();
         Some(event)
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        self.session.engine.cancel(self.id);
+        // Nobody reads what is left; the engine is free for the next answer.
+        drop(self.session.engine.step());
     }
 }

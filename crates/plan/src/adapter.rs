@@ -80,13 +80,13 @@ impl Delta {
 
 /// Changes of some weights of a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Adapter {
+pub struct Lora {
     /// By the names of [`crate::ParamInfo`]. The head is `output.weight`, also where it shares the embedding table;
     /// `token_embd.weight` is the table as it is read row by row, `A` then `[rank × vocabulary]`, `B` `[width × rank]`.
     pub deltas: BTreeMap<String, Delta>,
 }
 
-impl Adapter {
+impl Lora {
     /// Identifies the changes: BLAKE3 over names, shapes and numbers.
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();

@@ -13,7 +13,7 @@ mod scope;
 mod step;
 mod train;
 
-pub use adapter::{Adapter, AdapterError, Delta};
+pub use adapter::{AdapterError, Delta, Lora};
 pub use memory::{Arena, Estimate, RowLimits};
 pub use op::*;
 pub use plan::{Cache, CacheInfo, Node, Param, ParamInfo, Plan, Rows, State, Value, ValueInfo};

@@ -1,7 +1,7 @@
 //! One step of a backend: which rows run now, where their sequences' keys and values lie, and which rows' results are
 //! wanted. The engine fills it; a backend never allocates pages or slots itself.
 
-use crate::{Adapter, AdapterError};
+use crate::{Lora, AdapterError};
 use std::ops::Range;
 
 /// Positions in one page of the key-value cache.
@@ -90,7 +90,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// [`AdapterError`] when it does not fit the plan.
-    fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), AdapterError> {
+    fn load_adapter(&mut self, id: u32, adapter: &Lora) -> Result<(), AdapterError> {
         let _ = (id, adapter);
         Err(AdapterError::Unsupported)
     }

@@ -111,7 +111,7 @@ fn set(talk: &mut Talk, rest: &str) -> Result<()> {
 fn show(talk: &Talk) -> Result<()> {
     let session = &talk.chat.session;
     note(&format!("model     {}", talk.chat.name));
-    note(&format!("context   {} of {} tokens in the cache", session.tokens().len(), session.context()));
+    note(&format!("context   {} of {} tokens in the cache", session.cached_tokens(), session.context()));
     note(&format!("messages  {}", talk.messages.len()));
     if let Some(system) = &talk.system {
         note_beside("system    ", system);

@@ -8,7 +8,7 @@ pub struct AdapterId(u32);
 
 impl AdapterId {
     /// The backend's number for it; 0 is none.
-    pub(super) fn number(self) -> u32 {
+    pub fn number(self) -> u32 {
         self.0
     }
 }

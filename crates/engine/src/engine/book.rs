@@ -68,6 +68,11 @@ impl Book {
         self.capacity.context.min(self.capacity.pages * PAGE)
     }
 
+    /// Tokens that the plan knows.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.options.vocabulary.unwrap_or(self.capacity.width)
+    }
+
     pub(super) fn submit(&mut self, request: Request) -> Result<RequestId, Failure> {
         self.check(&request)?;
         let sampler = Sampler::new(&request.sampling, self.capacity.width).map_err(Error::from)?;
@@ -95,7 +100,7 @@ impl Book {
 
     fn check(&self, request: &Request) -> Result<(), Failure> {
         self.check_task(request)?;
-        let vocabulary = self.options.vocabulary.unwrap_or(self.capacity.width);
+        let vocabulary = self.vocabulary();
         let Request { ids, .. } = request;
         if ids.is_empty() {
             return Err(Error::EmptyPrompt.into());

@@ -30,7 +30,7 @@ pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
 pub use thread::{Answers, Handle, Sink, Unsent};
 
 use crate::{Error, Finish};
-use allod_plan::{Adapter, AdapterError, Backend, SeqRows, Step, StepError};
+use allod_plan::{Lora, AdapterError, Backend, SeqRows, Step, StepError};
 use book::Book;
 use schedule::Part;
 use std::time::Instant;
@@ -62,7 +62,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`AdapterError`] when it was made for another base model.
-    pub fn load_adapter(&mut self, adapter: &Adapter) -> Result<AdapterId, AdapterError> {
+    pub fn load_adapter(&mut self, adapter: &Lora) -> Result<AdapterId, AdapterError> {
         let id = self.book.adapters.next();
         self.backend.load_adapter(id.number(), adapter)?;
         self.book.adapters.insert(id, adapter.digest());
@@ -123,6 +123,16 @@ impl Engine {
             }
         }
         std::mem::take(&mut self.book.events)
+    }
+
+    /// Positions that prompt and answer may have together.
+    pub fn context(&self) -> usize {
+        self.book.context()
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.book.vocabulary()
     }
 
     /// How things stand.

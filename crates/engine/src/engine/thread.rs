@@ -2,7 +2,7 @@
 
 use super::{AdapterId, Engine, EngineStats, Event, EventKind, Failure, Request, RequestId, Snapshot};
 use crate::Cancel;
-use allod_plan::Adapter;
+use allod_plan::Lora;
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel,
@@ -119,7 +119,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Failure::Adapter`] and [`Failure::Stopped`].
-    pub fn load_adapter(&self, adapter: Adapter) -> Result<AdapterId, Failure> {
+    pub fn load_adapter(&self, adapter: Lora) -> Result<AdapterId, Failure> {
         Ok(self.call(move |engine| engine.load_adapter(&adapter))??)
     }
 

@@ -5,6 +5,7 @@
 mod engine;
 mod guide;
 mod pages;
+mod plain;
 mod same_bytes;
 mod sampling;
 mod session;

@@ -1,9 +1,11 @@
 //! An answer does not depend on who else is served: random requests alone, then together in every way.
 
+use crate::guide::Growing;
+use crate::plain::{Outcome, plain};
 use crate::toy::Toy;
 use allod_cpu::{Cpu, Options, Pool};
-use allod_engine::engine::{Event, EventKind, Request};
-use allod_engine::{Engine, EngineOptions, Finish, SamplingParams, Session, Token};
+use allod_engine::engine::{Event, EventKind, Grammar, Request};
+use allod_engine::{Engine, EngineOptions, Finish, SamplingParams};
 use allod_formats::{WeightSource, codec};
 use allod_models::{Model, model, open_source};
 use allod_plan::{Backend, Capacity};
@@ -56,6 +58,10 @@ fn requests(count: usize, vocabulary: usize, seed: u64) -> Vec<Request> {
             ids,
             sampling,
             eos: vec![3],
+            constraint: random.chance(20).then(|| {
+                let (step, end) = (1 + random.below(4) as u32, 2 + random.below(17) as u32);
+                Arc::new(Growing::new(step, end)) as Arc<dyn Grammar>
+            }),
             n: if random.chance(25) { 1 + random.below(3) as u32 } else { 1 },
             prompt_logprobs: random.chance(15).then_some(1),
             priority: if random.chance(20) { random.below(3) as i32 } else { 0 },
@@ -67,49 +73,10 @@ fn requests(count: usize, vocabulary: usize, seed: u64) -> Vec<Request> {
     (0..count).map(|_| one()).collect()
 }
 
-/// What came of an answer.
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    tokens: Vec<Token>,
-    prompt: Option<Vec<Token>>,
-    finish: Option<Finish>,
-}
-
-/// Each answer alone, from a [`Session`]; log-probabilities of prompts from an engine that has nothing else to do.
-fn alone(backend: &dyn Fn() -> Box<dyn Backend>, options: &EngineOptions, all: &[Request]) -> Vec<Vec<Outcome>> {
-    let mut session = Session::new(backend(), options.recurrent);
-    let mut engine = Engine::new(backend(), EngineOptions { prefix_cache: false, ..options.clone() });
-    let one = |request: &Request| -> Vec<Outcome> {
-        let mut answers: Vec<Outcome> = (0..request.n).map(|i| said(&mut session, request, i)).collect();
-        if request.prompt_logprobs.is_some() {
-            engine.submit(Request { n: 1, ..request.clone() }).unwrap();
-            while !engine.is_idle() {
-                for event in engine.step() {
-                    if let EventKind::PromptLogprobs(tokens) = event.kind {
-                        answers[0].prompt = Some(tokens);
-                    }
-                }
-            }
-        }
-        answers
-    };
-    all.iter().map(one).collect()
-}
-
-fn said(session: &mut Session, request: &Request, answer: u32) -> Outcome {
-    let sampling =
-        SamplingParams { seed: request.sampling.seed.map(|s| s + u64::from(answer)), ..request.sampling.clone() };
-    let (prompt, eos) = (request.ids.clone(), request.eos.clone());
-    let request = allod_engine::Request { prompt, sampling, eos, ..Default::default() };
-    let mut outcome = Outcome::default();
-    for event in session.generate(request).unwrap() {
-        match event.unwrap() {
-            allod_engine::Event::Token(token) => outcome.tokens.push(token),
-            allod_engine::Event::Finished { reason, .. } => outcome.finish = Some(reason),
-            allod_engine::Event::Prompt { .. } => {}
-        }
-    }
-    outcome
+/// Each answer alone.
+fn alone(backend: &mut dyn Backend, all: &[Request]) -> Vec<Vec<Outcome>> {
+    let mut one = |request: &Request| (0..request.n).map(|i| plain(backend, request, i, CONTEXT)).collect();
+    all.iter().map(&mut one).collect()
 }
 
 /// What happened on the way, to see that a test tested what it says.
@@ -187,11 +154,13 @@ struct Size {
 }
 
 const ROOMY: Size = Size { rows: 64, outputs: 32, slots: 12, pages: 80, threads: 1 };
+/// For one sequence, all results of a prompt at once.
+const WHOLE: Size = Size { rows: CONTEXT, outputs: CONTEXT, slots: 1, pages: CONTEXT / 16, threads: 1 };
 const TIGHT: Size = Size { pages: 9, ..ROOMY };
 
 /// Every way to run them together. Returns how many drafted tokens held.
 fn all_ways(backend: &dyn Fn(Size) -> Box<dyn Backend>, options: &EngineOptions, all: &[Request]) -> u64 {
-    let expected = alone(&|| backend(ROOMY), options, all);
+    let expected = alone(&mut *backend(WHOLE), all);
     let engine = |size: Size, change: &dyn Fn(&mut EngineOptions)| {
         let mut options = EngineOptions { outputs: size.outputs, rows: size.rows, ..options.clone() };
         change(&mut options);
@@ -304,12 +273,18 @@ fn beside_a_broken_token() {
         poisoned = poisoned.with(&name, tensor);
     }
     let backend = |source: &dyn WeightSource| -> Box<dyn Backend> {
-        let options =
-            Options { rows: 64, outputs: 8, sequences: 4, context: CONTEXT, pages: Some(6), ..Options::default() };
+        let options = Options {
+            rows: CONTEXT,
+            outputs: CONTEXT,
+            sequences: 4,
+            context: CONTEXT,
+            pages: Some(6),
+            ..Options::default()
+        };
         Box::new(Cpu::new(&model.plan, source, Arc::new(Pool::new(1)), &options).unwrap())
     };
     let mut engine = Engine::new(backend(&poisoned), EngineOptions::for_plan(&model.plan, 8));
-    let mut session = Session::new(backend(&*model.source), false);
+    let mut good_backend = backend(&*model.source);
     let mut good = requests(40, BROKEN as usize, 15);
     for request in &mut good {
         request.sampling.logit_bias = [(BROKEN, f32::NEG_INFINITY)].into();
@@ -326,7 +301,7 @@ fn beside_a_broken_token() {
                 }
             }
         }
-        assert_eq!(tokens, said(&mut session, request, 0).tokens);
+        assert_eq!(tokens, plain(&mut *good_backend, request, 0, CONTEXT).tokens);
     }
     assert_eq!(engine.stats().counters.failed, 40);
 }

@@ -4,10 +4,10 @@
 use super::{key, numbers, transposed};
 use crate::Error;
 use allod_formats::{Gguf, WeightSource};
-use allod_plan::{Adapter, Delta};
+use allod_plan::{Lora, Delta};
 use std::path::Path;
 
-pub(super) fn open(path: &Path, base: &dyn WeightSource) -> Result<Adapter, Error> {
+pub(super) fn open(path: &Path, base: &dyn WeightSource) -> Result<Lora, Error> {
     let file = Gguf::open(path)?;
     let meta = file.metadata();
     for (name, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path, base: &dyn WeightSource) -> Result<Adapter, Erro
         return Err(key(path, "general.architecture", &expected, own.unwrap_or("nothing")));
     }
     let alpha = meta.float("adapter.lora.alpha").unwrap_or(0.0);
-    let mut adapter = Adapter::default();
+    let mut adapter = Lora::default();
     let names = file.names();
     for name in &names {
         let Some(weight) = name.strip_suffix(".lora_a") else {

@@ -3,7 +3,7 @@
 use super::numbers;
 use crate::Error;
 use allod_formats::{Metadata, TensorInfo, WeightSource, codec};
-use allod_plan::{Adapter, AdapterError, Delta};
+use allod_plan::{Lora, AdapterError, Delta};
 use allod_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ pub struct Merged {
 /// the steps of that type would be lost.
 ///
 /// # Errors
-/// [`Error::Adapter`] when an adapter was made for another base model.
-pub fn merged(base: Box<dyn WeightSource>, adapters: Vec<Adapter>) -> Result<Merged, Error> {
+/// [`Error::Lora`] when an adapter was made for another base model.
+pub fn merged(base: Box<dyn WeightSource>, adapters: Vec<Lora>) -> Result<Merged, Error> {
     let mut merged = Merged { base, deltas: BTreeMap::new() };
     for (name, delta) in adapters.into_iter().flat_map(|adapter| adapter.deltas) {
         let info = merged.stored(&name).and_then(|stored| merged.base.info(stored));

@@ -9,7 +9,7 @@ pub use merge::{Merged, merged};
 
 use crate::{Error, arch, hf::Heads, hf::Hf};
 use allod_formats::{WeightSource, codec};
-use allod_plan::Adapter;
+use allod_plan::Lora;
 use allod_tensor::Tensor;
 use serde_json::Value as Json;
 use std::path::Path;
@@ -19,7 +19,7 @@ use std::path::Path;
 /// # Errors
 /// [`Error`] names the file and what is wrong with it: another kind of adapter, another base model, changes that
 /// cannot be applied.
-pub fn open(path: &Path, base: &dyn WeightSource) -> Result<Adapter, Error> {
+pub fn open(path: &Path, base: &dyn WeightSource) -> Result<Lora, Error> {
     if path.is_dir() { peft::open(path, base) } else { gguf::open(path, base) }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     hf::{Fix, Heads, PREFIXES, matches, rebuild},
 };
 use allod_formats::{Safetensors, WeightSource, json};
-use allod_plan::{Adapter, Delta};
+use allod_plan::{Lora, Delta};
 use allod_tensor::Tensor;
 use regex_automata::meta::Regex;
 use serde_json::Value as Json;
@@ -44,7 +44,7 @@ struct Module {
     is_embedding: bool,
 }
 
-pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Adapter, Error> {
+pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error> {
     let config = Config::read(folder)?;
     let files = Safetensors::open(folder.join(WEIGHTS))?;
     let modules = modules(&folder.join(WEIGHTS), &files)?;
@@ -59,7 +59,7 @@ pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Adapter, Er
         });
     };
     let heads = heads(base);
-    let mut adapter = Adapter::default();
+    let mut adapter = Lora::default();
     for (module, parts) in &modules {
         let names = named(arch, module);
         if names.is_empty() {

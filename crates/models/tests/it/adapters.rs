@@ -4,7 +4,7 @@ use crate::golden::{Golden, TOLERANCE, read};
 use allod_cpu::{Cpu, KvType, Options, Pool};
 use allod_formats::{Metadata, WeightSource};
 use allod_models::{Error, adapter, convert, model, open_source};
-use allod_plan::{Adapter, Backend, PAGE, SeqRows, Step};
+use allod_plan::{Lora, Backend, PAGE, SeqRows, Step};
 use allod_tensor::DType;
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ fn base(adapter: &str) -> PathBuf {
 fn run(
     source: Box<dyn WeightSource>,
     ids: &[Vec<u32>],
-    adapters: &[&Adapter],
+    adapters: &[&Lora],
     through: &[u32],
     chunk: usize,
 ) -> Vec<Vec<f32>> {
@@ -89,7 +89,7 @@ fn logits_are_those_of_peft() {
         assert!(distance(&plain, &rows) > 0.05, "{name} changes too little to see a difference");
 
         // Beside one that goes through none, and in pieces: the same bytes.
-        let mixed = run(open(), &ids, &[&Adapter::default(), &adapter], &[0, 2], 7);
+        let mixed = run(open(), &ids, &[&Lora::default(), &adapter], &[0, 2], 7);
         assert!(mixed[0] == plain[0] && mixed[1] == all[1], "{name}: bytes depend on the batch");
 
         let merged = adapter::merged(open(), vec![adapter.clone()]).unwrap();
