@@ -5,7 +5,7 @@
 
 use crate::{PrepareError, Prepared};
 use allod_kernels::{isa::Isa, linear, pool::Pool, rows::for_rows};
-use allod_plan::{Lora, AdapterError, Delta, Op, Param, Plan, Rows, Step};
+use allod_plan::{AdapterError, Delta, Lora, Op, Param, Plan, Rows, Step};
 use allod_tensor::Tensor;
 use std::collections::{BTreeMap, HashMap};
 

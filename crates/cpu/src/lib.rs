@@ -21,7 +21,7 @@ pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
 use allod_kernels::{attention::KvCache, linear};
-use allod_plan::{Lora, AdapterError, Arena, Backend, Capacity, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
+use allod_plan::{AdapterError, Arena, Backend, Capacity, Lora, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
 use std::{ops::Range, sync::Arc};
 use weights::Prepared;
 
@@ -228,6 +228,48 @@ impl Backend for Cpu {
             let n = s.len() / self.capacity.states;
             s.copy_within(from as usize * n..(from as usize + 1) * n, to as usize * n);
         }
+    }
+
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) -> bool {
+        self.caches.iter().for_each(|cache| out.extend_from_slice(cache.page(page)));
+        true
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> bool {
+        let size: usize = self.caches.iter().map(|cache| cache.page(page).len()).sum();
+        if size != bytes.len() {
+            return false;
+        }
+        let mut rest = bytes;
+        for cache in &mut self.caches {
+            let own = cache.page_mut(page);
+            let (bytes, others) = rest.split_at(own.len());
+            own.copy_from_slice(bytes);
+            rest = others;
+        }
+        true
+    }
+
+    fn read_state(&self, slot: u32, out: &mut Vec<u8>) -> bool {
+        for s in &self.states {
+            let n = s.len() / self.capacity.states;
+            s[slot as usize * n..][..n].iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+        }
+        true
+    }
+
+    fn write_state(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        let size: usize = self.states.iter().map(|s| s.len() / self.capacity.states * 4).sum();
+        let (values, []) = bytes.as_chunks::<4>() else { return false };
+        if size != bytes.len() {
+            return false;
+        }
+        let mut values = values.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        for s in &mut self.states {
+            let n = s.len() / self.capacity.states;
+            s[slot as usize * n..][..n].iter_mut().zip(&mut values).for_each(|(own, value)| *own = value);
+        }
+        true
     }
 
     fn load_adapter(&mut self, id: u32, adapter: &Lora) -> Result<(), AdapterError> {

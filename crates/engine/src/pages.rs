@@ -19,6 +19,8 @@ pub struct PagePool {
     idle: BTreeMap<u64, u32>,
     published: HashMap<PageHash, u32>,
     clock: u64,
+    /// Published pages that were given up since somebody asked, if anybody does.
+    evicted: Option<Vec<(PageHash, u32)>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -38,7 +40,24 @@ impl PagePool {
             idle: BTreeMap::new(),
             published: HashMap::new(),
             clock: 0,
+            evicted: None,
         }
+    }
+
+    /// Remembers from now on which published pages are given up.
+    pub fn note_evictions(&mut self) {
+        self.evicted.get_or_insert_default();
+    }
+
+    /// Names and numbers of the published pages that were given up since this was last called. Each still holds what
+    /// its name says until the backend writes to it next.
+    pub fn take_evicted(&mut self) -> Vec<(PageHash, u32)> {
+        self.evicted.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Names and numbers of all published pages.
+    pub fn published(&self) -> impl Iterator<Item = (PageHash, u32)> + '_ {
+        self.published.iter().map(|(&hash, &page)| (hash, page))
     }
 
     /// Number of pages.
@@ -161,6 +180,9 @@ impl PagePool {
             Some(page) => page,
             None => {
                 let (_, page) = self.idle.pop_first()?;
+                if let (Some(evicted), Some(hash)) = (&mut self.evicted, self.pages[page as usize].hash) {
+                    evicted.push((hash, page));
+                }
                 self.unpublish(page);
                 page
             }

@@ -19,6 +19,16 @@ impl PageHash {
         PageHash(hasher.finalize())
     }
 
+    /// The name in 64 hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        self.0.to_hex().to_string()
+    }
+
+    /// The name of which these are the digits.
+    pub fn from_hex(digits: &str) -> Option<PageHash> {
+        blake3::Hash::from_hex(digits).ok().map(PageHash)
+    }
+
     /// The page with `tokens` that follows this one.
     pub fn next(&self, tokens: &[u32; PAGE]) -> PageHash {
         let mut hasher = Hasher::new();

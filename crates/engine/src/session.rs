@@ -7,7 +7,7 @@ use allod_plan::{Backend, PAGE};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A prompt and how to continue it.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,7 @@
 //! One step of a backend: which rows run now, where their sequences' keys and values lie, and which rows' results are
 //! wanted. The engine fills it; a backend never allocates pages or slots itself.
 
-use crate::{Lora, AdapterError};
+use crate::{AdapterError, Lora};
 use std::ops::Range;
 
 /// Positions in one page of the key-value cache.
@@ -85,6 +85,31 @@ pub trait Backend: Send {
 
     /// Makes a recurrent state that of an empty sequence.
     fn clear_state(&mut self, slot: u32);
+
+    /// Appends all that a page holds to `out`, for [`Self::write_page`] of this or a later backend of the same plan,
+    /// weights and cache type. False, and nothing appended, where that cannot be done.
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) -> bool {
+        let _ = (page, out);
+        false
+    }
+
+    /// Makes a page hold what [`Self::read_page`] gave. False, and nothing changed, if it is not of the right size.
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> bool {
+        let _ = (page, bytes);
+        false
+    }
+
+    /// Appends a recurrent state to `out`, as [`Self::read_page`] does a page.
+    fn read_state(&self, slot: u32, out: &mut Vec<u8>) -> bool {
+        let _ = (slot, out);
+        false
+    }
+
+    /// Makes a slot hold what [`Self::read_state`] gave, as [`Self::write_page`] does a page.
+    fn write_state(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        let _ = (slot, bytes);
+        false
+    }
 
     /// Lets steps run rows through an adapter under a number above 0; what had the number before is dropped.
     ///

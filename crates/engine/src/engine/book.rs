@@ -1,11 +1,13 @@
 //! Who is here, who waits, and on whose account: sequences and the memory they hold.
 
 use super::adapters::Adapters;
+use super::draft::{Pace, Past};
 use super::guide::Guide;
 use super::options::EngineOptions;
 use super::request::{Event, EventKind, Failure, Request, RequestId, Task};
 use super::sequence::Sequence;
 use super::slots::Slots;
+use super::spill::{Kind, Spill};
 use super::stats::Counters;
 use crate::{Error, PageHash, PagePool, Sampler};
 use allod_plan::{Backend, Capacity, PAGE};
@@ -27,7 +29,12 @@ pub(super) struct Book {
     pub(super) counters: Counters,
     /// States to be copied as soon as the step's results are read.
     pub(super) copies: Vec<(u32, u32)>,
+    /// Checkpoints that these copies make.
+    pub(super) saved: Vec<(PageHash, u32)>,
     pub(super) adapters: Adapters,
+    pub(super) past: Past,
+    pub(super) pace: Pace,
+    pub(super) spill: Option<Spill>,
     clients: HashMap<u64, Account>,
     next_request: u64,
     next_sequence: u64,
@@ -54,7 +61,11 @@ impl Book {
             events: Vec::new(),
             counters: Counters::default(),
             copies: Vec::new(),
+            saved: Vec::new(),
             adapters: Adapters::default(),
+            past: Past::new(options.past),
+            pace: Pace::new(),
+            spill: None,
             clients: HashMap::new(),
             next_request: 0,
             next_sequence: 0,
@@ -90,7 +101,7 @@ impl Book {
         let request = Arc::new(request);
         for (answer, guide) in (0..).zip(guides) {
             let sampler = sampler.reseeded(sampler.seed().wrapping_add(u64::from(answer)));
-            let sequence = Sequence::new((id, answer), request.clone(), root, sampler, guide, self.options.draft);
+            let sequence = Sequence::new((id, answer), request.clone(), root, sampler, guide, self.options.draft > 0);
             self.sequences.insert(self.next_sequence, sequence);
             self.waiting.push(self.next_sequence);
             self.next_sequence += 1;
@@ -164,6 +175,9 @@ impl Book {
         self.detach(key);
         self.waiting.retain(|&other| other != key);
         let Some(sequence) = self.sequences.remove(&key) else { return };
+        if sequence.drafter.is_some() && matches!(kind, EventKind::Finished { .. }) {
+            self.past.insert(sequence.root, &sequence.tokens[sequence.given..]);
+        }
         self.events.push(Event { request: sequence.id, answer: sequence.answer, kind });
         let client = sequence.request.client;
         if let Some(account) = self.clients.get_mut(&client) {
@@ -250,8 +264,8 @@ impl Book {
     /// and one more is left for each that runs.
     fn start(&mut self, key: u64, backend: &mut dyn Backend) -> bool {
         let headroom = self.running.len();
+        let checkpoint = self.find_prefix(key, backend);
         let Some(sequence) = self.sequences.get_mut(&key) else { return false };
-        let checkpoint = find_prefix(sequence, &mut self.pool, &mut self.slots, &self.options);
         let length = sequence.tokens.len();
         let wanted = length.div_ceil(PAGE) - sequence.table.len() + headroom;
         let fits = wanted <= self.pool.free() && self.pool.cover(&mut sequence.table, length).is_ok();
@@ -266,8 +280,12 @@ impl Book {
         self.counters.found_tokens += sequence.computed as u64;
         if self.options.recurrent {
             match checkpoint {
-                Some(saved) => backend.copy_state(saved, slot),
-                None => backend.clear_state(slot),
+                Some(Checkpoint::Slot(saved)) => backend.copy_state(saved, slot),
+                Some(Checkpoint::Spilled(state)) if backend.write_state(slot, &state) => {}
+                _ => {
+                    backend.clear_state(slot);
+                    sequence.forget(&mut self.pool);
+                }
             }
         }
         self.waiting.retain(|&other| other != key);
@@ -280,7 +298,7 @@ impl Book {
     pub(super) fn provide(&mut self, key: u64, positions: usize, backend: &mut dyn Backend) -> bool {
         loop {
             let Some(sequence) = self.sequences.get_mut(&key).filter(|s| s.slot.is_some()) else { return false };
-            if write_at(sequence, positions, &mut self.pool, backend).is_ok() {
+            if write_at(sequence, positions, &mut self.pool, &mut self.spill, backend).is_ok() {
                 return true;
             }
             match self.victim() {
@@ -324,45 +342,77 @@ impl Book {
         true
     }
 
+    /// Fills the table of a sequence with computed pages, from memory or from disk, and returns the state after them, for
+    /// a recurrent model.
+    fn find_prefix(&mut self, key: u64, backend: &mut dyn Backend) -> Option<Checkpoint> {
+        let sequence = self.sequences.get_mut(&key).filter(|_| self.options.prefix_cache)?;
+        let (pool, spill) = (&mut self.pool, &mut self.spill);
+        let mut found = Vec::new();
+        for index in 0..sequence.sharable() {
+            let hash = sequence.hash(index);
+            match pool.find(&hash) {
+                Some(page) => {
+                    pool.share(page);
+                    found.push(page);
+                }
+                None => match restore(hash, pool, spill, backend) {
+                    Some(page) => found.push(page),
+                    None => break,
+                },
+            }
+        }
+        let mut checkpoint = None;
+        while self.options.recurrent && !found.is_empty() && checkpoint.is_none() {
+            let hash = sequence.hash(found.len() - 1);
+            let spilled = |spill: &mut Spill| spill.get((hash, Kind::State)).map(Checkpoint::Spilled);
+            checkpoint = self.slots.find(&hash).map(Checkpoint::Slot).or_else(|| spill.as_mut().and_then(spilled));
+            if checkpoint.is_none()
+                && let Some(page) = found.pop()
+            {
+                pool.release(page);
+            }
+        }
+        sequence.computed = found.len() * PAGE;
+        sequence.published = found.len();
+        sequence.table = found;
+        checkpoint
+    }
+
+    /// Writes to disk what was given up, before the backend writes over it.
+    pub(super) fn save_evicted(&mut self, backend: &dyn Backend) {
+        save_evicted(&mut self.pool, &mut self.spill, backend);
+    }
+
+    /// Writes the checkpoints of the step to disk.
+    pub(super) fn save_states(&mut self, backend: &dyn Backend) {
+        let mut bytes = Vec::new();
+        for (hash, slot) in self.saved.drain(..) {
+            bytes.clear();
+            let Some(spill) = &mut self.spill else { continue };
+            if !spill.contains((hash, Kind::State)) && backend.read_state(slot, &mut bytes) {
+                spill.put((hash, Kind::State), &bytes);
+            }
+        }
+    }
+
+    /// Writes all published pages to disk, so that a later engine finds them.
+    pub(super) fn save_published(&mut self, backend: &dyn Backend) {
+        let Some(spill) = &mut self.spill else { return };
+        let mut bytes = Vec::new();
+        for (hash, page) in self.pool.published() {
+            bytes.clear();
+            if !spill.contains((hash, Kind::Page)) && backend.read_page(page, &mut bytes) {
+                spill.put((hash, Kind::Page), &bytes);
+            }
+        }
+    }
+
     /// Makes the next rows of a running sequence safe to write, if the pages for that are there.
     pub(super) fn prepare(&mut self, key: u64, backend: &mut dyn Backend) -> bool {
         let Some(sequence) = self.sequences.get_mut(&key) else { return false };
         let length = sequence.tokens.len();
-        write_at(sequence, length, &mut self.pool, backend).is_ok()
+        write_at(sequence, length, &mut self.pool, &mut self.spill, backend).is_ok()
     }
-}
-
-/// Fills the table with computed pages and returns the slot of the state after them, for a recurrent model.
-fn find_prefix(
-    sequence: &mut Sequence,
-    pool: &mut PagePool,
-    slots: &mut Slots,
-    options: &EngineOptions,
-) -> Option<u32> {
-    if !options.prefix_cache {
-        return None;
-    }
-    let mut found = Vec::new();
-    for index in 0..sequence.sharable() {
-        match pool.find(&sequence.hash(index)) {
-            Some(page) => found.push(page),
-            None => break,
-        }
-    }
-    let mut checkpoint = None;
-    if options.recurrent {
-        while !found.is_empty() && checkpoint.is_none() {
-            checkpoint = slots.find(&sequence.hash(found.len() - 1));
-            if checkpoint.is_none() {
-                found.pop();
-            }
-        }
-    }
-    found.iter().for_each(|&page| pool.share(page));
-    sequence.computed = found.len() * PAGE;
-    sequence.published = found.len();
-    sequence.table = found;
-    checkpoint
 }
 
 /// Covers `positions` and makes the page that is written next the sequence's own.
@@ -370,13 +420,47 @@ fn write_at(
     sequence: &mut Sequence,
     positions: usize,
     pool: &mut PagePool,
+    spill: &mut Option<Spill>,
     backend: &mut dyn Backend,
 ) -> Result<(), Error> {
     pool.cover(&mut sequence.table, positions)?;
     if !sequence.computed.is_multiple_of(PAGE)
         && let Some((from, to)) = pool.own(&mut sequence.table[sequence.computed / PAGE])?
     {
+        save_evicted(pool, spill, backend);
         backend.copy_page(from, to);
     }
     Ok(())
+}
+
+/// The recurrent state after a prefix.
+enum Checkpoint {
+    Slot(u32),
+    Spilled(Vec<u8>),
+}
+
+fn save_evicted(pool: &mut PagePool, spill: &mut Option<Spill>, backend: &dyn Backend) {
+    let Some(spill) = spill else { return };
+    let mut bytes = Vec::new();
+    for (hash, page) in pool.take_evicted() {
+        bytes.clear();
+        if !spill.contains((hash, Kind::Page)) && backend.read_page(page, &mut bytes) {
+            spill.put((hash, Kind::Page), &bytes);
+        }
+    }
+}
+
+/// Brings a page back from disk into a free one, which the caller then holds.
+fn restore(hash: PageHash, pool: &mut PagePool, spill: &mut Option<Spill>, backend: &mut dyn Backend) -> Option<u32> {
+    let bytes = spill.as_mut()?.get((hash, Kind::Page))?;
+    let mut table = Vec::new();
+    pool.cover(&mut table, PAGE).ok()?;
+    save_evicted(pool, spill, backend);
+    let page = table.first_mut()?;
+    if backend.write_page(*page, &bytes) {
+        pool.publish(page, hash);
+        return Some(*page);
+    }
+    pool.release(*page);
+    None
 }

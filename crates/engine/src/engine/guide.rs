@@ -104,6 +104,33 @@ impl Guide {
     }
 }
 
+impl Guide {
+    /// The state again, for trying out a draft.
+    pub(super) fn fork(&self) -> Guide {
+        let constraint = self.constraint.as_ref().map(|constraint| constraint.fork());
+        Guide { constraint, phase: self.phase, mask: self.mask.clone() }
+    }
+
+    /// Tokens that are likely to follow because the constraint leaves no choice.
+    pub(super) fn likely(&mut self) -> Vec<u32> {
+        match (&mut self.constraint, self.phase) {
+            (Some(constraint), Phase::Answer) => constraint.likely(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Cuts a draft where the constraint would not let it go on.
+    pub(super) fn trim(&self, draft: &mut Vec<u32>) {
+        let Some(constraint) = self.constraint.as_ref().filter(|_| self.phase == Phase::Answer && !draft.is_empty())
+        else {
+            return;
+        };
+        let mut tried = constraint.fork();
+        let kept = draft.iter().take_while(|&&id| !tried.is_complete() && tried.accept(id).is_ok()).count();
+        draft.truncate(kept);
+    }
+}
+
 /// How many tokens of `end` stand at the end of `answer`, fewer than all.
 fn matched(answer: &[u32], end: &[u32]) -> usize {
     (0..end.len()).rev().find(|&count| answer.ends_with(&end[..count])).unwrap_or(0)

@@ -19,6 +19,7 @@ mod results;
 mod schedule;
 mod sequence;
 mod slots;
+mod spill;
 mod stats;
 mod thread;
 
@@ -26,19 +27,26 @@ pub use adapters::AdapterId;
 pub use constraint::{Constraint, ConstraintError, Grammar, TokenMask};
 pub use options::{EngineOptions, pages_in};
 pub use request::{Event, EventKind, Failure, Request, RequestId, Task, Thinking};
+pub use spill::SpillOptions;
 pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
 pub use thread::{Answers, Handle, Sink, Unsent};
 
 use crate::{Error, Finish};
-use allod_plan::{Lora, AdapterError, Backend, SeqRows, Step, StepError};
+use allod_plan::{AdapterError, Backend, Lora, SeqRows, Step, StepError};
 use book::Book;
+use draft::DraftModel;
 use schedule::Part;
+use spill::Spill;
 use std::time::Instant;
+
+/// Steps of more rows say nothing about what a few drafted ones cost.
+const PACED_ROWS: usize = 64;
 
 /// A backend and the requests that it works on.
 pub struct Engine {
     backend: Box<dyn Backend>,
     book: Book,
+    draft: Option<DraftModel>,
     last_rows: usize,
 }
 
@@ -47,7 +55,26 @@ impl Engine {
     /// what it can.
     pub fn new(backend: Box<dyn Backend>, options: EngineOptions) -> Engine {
         let book = Book::new(options, backend.capacity());
-        Engine { backend, book, last_rows: 0 }
+        Engine { backend, book, draft: None, last_rows: 0 }
+    }
+
+    /// Drafts with a smaller model of the same vocabulary, on a backend built for `outputs` wanted rows a step. Answers
+    /// do not change. Models with recurrent states cannot draft: their states cannot go back.
+    #[must_use]
+    pub fn with_draft(mut self, backend: Box<dyn Backend>, outputs: usize) -> Engine {
+        self.draft = Some(DraftModel::new(backend, outputs));
+        self
+    }
+
+    /// Writes pages that memory has no room for to disk and finds them there again, also after a restart: what is in
+    /// memory when the engine is dropped is written too.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub fn with_spill(mut self, options: &SpillOptions) -> std::io::Result<Engine> {
+        self.book.spill = Some(Spill::open(options)?);
+        self.book.pool.note_evictions();
+        Ok(self)
     }
 
     /// Puts a request in the queue.
@@ -113,14 +140,20 @@ impl Engine {
     pub fn step(&mut self) -> Vec<Event> {
         self.expire();
         self.forget_adapters();
-        let parts = self.book.schedule(self.backend.as_mut());
+        let parts = self.book.schedule(self.backend.as_mut(), self.draft.as_mut());
+        self.book.save_evicted(self.backend.as_ref());
         self.last_rows = parts.iter().map(|part| part.rows + part.draft.len()).sum();
         if !parts.is_empty() {
             self.book.counters.steps += 1;
+            let started = Instant::now();
             self.execute(&parts);
+            if self.last_rows <= PACED_ROWS {
+                self.book.pace.observe(self.last_rows, started.elapsed().as_secs_f64());
+            }
             for (from, to) in self.book.copies.drain(..) {
                 self.backend.copy_state(from, to);
             }
+            self.book.save_states(self.backend.as_ref());
         }
         std::mem::take(&mut self.book.events)
     }
@@ -196,6 +229,12 @@ impl Engine {
                 _ => parts.iter().for_each(|part| self.execute(std::slice::from_ref(part))),
             },
         }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.book.save_published(self.backend.as_ref());
     }
 }
 

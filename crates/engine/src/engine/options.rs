@@ -21,9 +21,14 @@ pub struct EngineOptions {
     pub queue: usize,
     /// Finds prefixes that are computed already.
     pub prefix_cache: bool,
-    /// Most tokens drafted by looking the last few up in the text so far; 0 is off. Plans with recurrent states do not
-    /// draft: their states cannot go back.
+    /// Most tokens drafted for a sequence in a step: looked up in its own text, in past answers, or by a draft model (see
+    /// [`Engine::with_draft`](super::Engine::with_draft)); 0 is off. Plans with recurrent states do not draft: their
+    /// states cannot go back.
     pub draft: usize,
+    /// Drafts as long as they pay, by how often they were right and what rows cost; otherwise always the most.
+    pub adaptive: bool,
+    /// Tokens of past answers that drafts are looked up in, roughly; 0 is none.
+    pub past: usize,
     /// The plan has recurrent states.
     pub recurrent: bool,
     /// Positions after which no layer sees an entry of its cache any more; `None` when some layer sees everything.
@@ -44,6 +49,8 @@ impl Default for EngineOptions {
             queue: 1024,
             prefix_cache: true,
             draft: 0,
+            adaptive: true,
+            past: 1 << 15,
             recurrent: false,
             horizon: None,
             pooled: false,

@@ -80,7 +80,7 @@ impl Book {
             let kept = (sequence.generated() - kept_before - 1).min(part.draft.len());
             self.counters.kept += kept as u64;
             if let Some(drafter) = &mut sequence.drafter {
-                drafter.learn(part.draft.len(), kept);
+                drafter.learn(part.source, part.draft.len(), kept);
             }
         }
         None
@@ -190,6 +190,7 @@ impl Book {
                 let hash = sequence.hash(sequence.computed / PAGE - 1);
                 if let (Some(from), Some(to)) = (sequence.slot, self.slots.save(hash)) {
                     self.copies.push((from, to));
+                    self.saved.push((hash, to));
                 }
             }
         }

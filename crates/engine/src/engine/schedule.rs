@@ -1,6 +1,7 @@
 //! Which rows run now: the next token of everyone who answers, then pieces of prompts, then drafts.
 
 use super::book::Book;
+use super::draft::{DraftModel, Source, Want};
 use crate::PageHash;
 use allod_plan::{Backend, PAGE};
 use std::cmp::Reverse;
@@ -14,6 +15,8 @@ pub(super) struct Part {
     pub(super) rows: usize,
     /// Tokens that it may get.
     pub(super) draft: Vec<u32>,
+    /// Where the draft came from.
+    pub(super) source: Source,
     /// Rows at the end of the part, drafts included, whose logits are wanted.
     pub(super) outputs: usize,
 }
@@ -26,7 +29,7 @@ struct Room {
 
 impl Book {
     /// The parts of the next step; none when nobody can run.
-    pub(super) fn schedule(&mut self, backend: &mut dyn Backend) -> Vec<Part> {
+    pub(super) fn schedule(&mut self, backend: &mut dyn Backend, model: Option<&mut DraftModel>) -> Vec<Part> {
         self.admit(backend);
         if self.options.pooled {
             return self.whole();
@@ -36,7 +39,13 @@ impl Book {
         let decoding = parts.len();
         let chunk = if decoding > 0 { room.rows.min(self.options.chunk) } else { room.rows };
         self.prefill(chunk, &mut room, &mut parts, backend);
-        self.draft(&mut room, &mut parts[..decoding]);
+        if self.options.draft > 0 {
+            let rows = parts.iter().map(|part| part.rows).sum();
+            self.draft(rows, &mut room, &mut parts[..decoding]);
+            if let Some(model) = model {
+                self.draft_by_model(model, rows, &mut room, &mut parts[..decoding]);
+            }
+        }
         parts
     }
 
@@ -49,7 +58,7 @@ impl Book {
         let mut part = |key| {
             let rows = self.sequences[&key].pending();
             left = left.checked_sub(rows)?;
-            Some(Part { key, rows, draft: Vec::new(), outputs: 0 })
+            Some(Part { key, rows, draft: Vec::new(), source: Source::Text, outputs: 0 })
         };
         keys.into_iter().map_while(&mut part).collect()
     }
@@ -68,7 +77,7 @@ impl Book {
         keys.retain(|key| self.sequences[key].slot.is_some());
         room.rows -= keys.len();
         room.outputs -= keys.len();
-        keys.into_iter().map(|key| Part { key, rows: 1, draft: Vec::new(), outputs: 1 }).collect()
+        keys.into_iter().map(|key| Part { key, rows: 1, draft: Vec::new(), source: Source::Text, outputs: 1 }).collect()
     }
 
     /// Up to `left` rows of prompts. Half of them go to the first in line, so that every prompt gets on; the others to
@@ -149,28 +158,73 @@ impl Book {
         }
         room.rows -= end - start;
         room.outputs -= outputs;
-        Some(Part { key, rows: end - start, draft: Vec::new(), outputs })
+        Some(Part { key, rows: end - start, draft: Vec::new(), source: Source::Text, outputs })
     }
 
-    /// Drafts for those who answer, as far as rows and pages are left over.
-    fn draft(&mut self, room: &mut Room, parts: &mut [Part]) {
-        let context = self.context();
+    /// Drafts for those who answer from what is at hand, in a step of `rows` rows, as far as rows and pages are left.
+    fn draft(&mut self, rows: usize, room: &mut Room, parts: &mut [Part]) {
         for part in parts {
-            let Some(sequence) = self.sequences.get_mut(&part.key) else { continue };
-            let length = sequence.tokens.len();
-            let limit = room.rows.min(room.outputs).min(sequence.room(context).saturating_sub(1));
-            if sequence.generated() == 0 || limit == 0 {
-                continue;
-            }
+            let limit = self.draft_limit(part, Source::Text, rows, 0.0, room);
+            let Some(sequence) = self.sequences.get_mut(&part.key).filter(|_| limit > 0) else { continue };
             let Some(drafter) = &mut sequence.drafter else { continue };
-            let draft = drafter.draft(&sequence.tokens, limit);
-            if self.pool.cover(&mut sequence.table, length + draft.len()).is_ok() {
-                part.draft = draft.to_vec();
-                part.outputs += draft.len();
-                room.rows -= draft.len();
-                room.outputs -= draft.len();
-                self.counters.drafted += draft.len() as u64;
+            let mut draft = sequence.guide.likely();
+            if draft.is_empty() {
+                draft = drafter.look_up(&sequence.tokens, limit).to_vec();
             }
+            if draft.is_empty() {
+                draft = self.past.draft(&sequence.root, &sequence.tokens, limit);
+            }
+            draft.truncate(limit);
+            sequence.guide.trim(&mut draft);
+            self.take_draft(part, draft, Source::Text, room);
+        }
+    }
+
+    /// Drafts for the others by a model.
+    fn draft_by_model(&mut self, model: &mut DraftModel, rows: usize, room: &mut Room, parts: &mut [Part]) {
+        model.retain(|key| self.sequences.get(&key).is_some_and(|s| s.slot.is_some()));
+        let mut wants = Vec::new();
+        let mut drafted = Vec::new();
+        for (place, part) in parts.iter().enumerate().filter(|(_, part)| part.draft.is_empty()) {
+            let limit = self.draft_limit(part, Source::Model, rows, model.each(), room);
+            let Some(s) = self.sequences.get(&part.key).filter(|s| limit > 0 && s.drafter.is_some()) else { continue };
+            let (request, sampler, guide) = (s.request.clone(), s.sampler.fork(), s.guide.fork());
+            let (tokens, given) = (s.tokens.clone(), s.given);
+            wants.push(Want { key: part.key, tokens, limit, request, sampler, guide, given, draft: Vec::new() });
+            drafted.push(place);
+        }
+        if !wants.is_empty() {
+            model.draft(&mut wants, self.options.chunk, self.capacity.width);
+        }
+        for (place, want) in drafted.into_iter().zip(wants) {
+            self.take_draft(&mut parts[place], want.draft, Source::Model, room);
+        }
+    }
+
+    /// The longest draft that a part may and should get.
+    fn draft_limit(&mut self, part: &Part, source: Source, rows: usize, each: f64, room: &Room) -> usize {
+        let (context, most) = (self.context(), self.options.draft);
+        let Some(sequence) = self.sequences.get_mut(&part.key).filter(|s| s.generated() > 0) else { return 0 };
+        let room = room.rows.min(room.outputs).min(sequence.room(context).saturating_sub(1)).min(most);
+        match &mut sequence.drafter {
+            Some(drafter) if self.options.adaptive && room > 0 => {
+                drafter.length(source, |right| self.pace.length(rows, right, each, most)).min(room)
+            }
+            Some(_) => room,
+            None => 0,
+        }
+    }
+
+    /// Gives a part its draft, if there are pages for it.
+    fn take_draft(&mut self, part: &mut Part, mut draft: Vec<u32>, source: Source, room: &mut Room) {
+        draft.truncate(room.rows.min(room.outputs));
+        let Some(sequence) = self.sequences.get_mut(&part.key).filter(|_| !draft.is_empty()) else { return };
+        if self.pool.cover(&mut sequence.table, sequence.tokens.len() + draft.len()).is_ok() {
+            room.rows -= draft.len();
+            room.outputs -= draft.len();
+            part.outputs += draft.len();
+            self.counters.drafted += draft.len() as u64;
+            (part.draft, part.source) = (draft, source);
         }
     }
 }

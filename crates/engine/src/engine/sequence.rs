@@ -23,7 +23,7 @@ pub(super) struct Sequence {
     /// Pages at the beginning of the table that no layer sees any more; their entries repeat the first live page.
     pub(super) dropped: usize,
     /// Where the names of its pages begin.
-    root: PageHash,
+    pub(super) root: PageHash,
     /// Names of the complete pages of `tokens`.
     hashes: Vec<PageHash>,
     /// Pages of the table that are known under their names.
@@ -35,7 +35,7 @@ pub(super) struct Sequence {
     /// Of the continuation to be scored.
     pub(super) scored: Vec<Token>,
     /// Tokens that it began with: the prompt, and of a continuation all but the last.
-    given: usize,
+    pub(super) given: usize,
     /// The receiver is behind: nothing runs for it, though it may keep its pages.
     pub(super) held: bool,
     /// Step in which it last ran.
@@ -52,7 +52,7 @@ impl Sequence {
         root: PageHash,
         sampler: Sampler,
         guide: Guide,
-        draft: usize,
+        drafts: bool,
     ) -> Sequence {
         let mut tokens = request.ids.clone();
         if let Some([continuation @ .., _]) = request.continuation(answer) {
@@ -73,7 +73,7 @@ impl Sequence {
             published: 0,
             slot: None,
             sampler,
-            drafter: (draft > 0).then(|| Drafter::new(draft)),
+            drafter: drafts.then(Drafter::new),
             prompt_logprobs: Vec::new(),
             scored: Vec::new(),
             held: false,
@@ -165,6 +165,14 @@ impl Sequence {
     /// Tells the guide about the last token. True when nothing can follow.
     pub(super) fn guided(&mut self) -> Result<bool, ConstraintError> {
         self.guide.accept(&self.request, &self.tokens[self.given..])
+    }
+
+    /// Keeps the pages it has but counts nothing as computed: they are written again.
+    pub(super) fn forget(&mut self, pool: &mut PagePool) {
+        let length = self.tokens.len();
+        self.let_go(pool);
+        // As many were held a moment ago.
+        drop(pool.cover(&mut self.table, length));
     }
 
     /// Whether `id` ends the answer without being part of it.

@@ -2,6 +2,7 @@
 
 use super::book::Book;
 use super::request::RequestId;
+use super::spill::Spill;
 use serde::Serialize;
 
 /// Counts since the engine was made.
@@ -38,6 +39,10 @@ pub struct EngineStats {
     pub held_pages: usize,
     /// Free pages whose content may be found again.
     pub idle_pages: usize,
+    /// Pages and states on disk.
+    pub spilled: usize,
+    /// Bytes that they take.
+    pub spilled_bytes: u64,
     /// Rows of the last step.
     pub last_rows: usize,
     /// Counts since the beginning.
@@ -85,7 +90,10 @@ pub struct Snapshot {
 
 impl Book {
     pub(super) fn stats(&self, last_rows: usize) -> EngineStats {
+        let (spilled, spilled_bytes) = self.spill.as_ref().map(Spill::size).unwrap_or_default();
         EngineStats {
+            spilled,
+            spilled_bytes,
             waiting: self.waiting.len(),
             running: self.running.len(),
             pages: self.pool.total(),

@@ -102,6 +102,13 @@ impl Sampler {
         Ok(self.report(id, logits))
     }
 
+    /// The same sampler with buffers of its own, to draw ahead of it.
+    #[must_use]
+    pub(crate) fn fork(&self) -> Sampler {
+        let params = SamplingParams { logprobs: None, ..self.params.clone() };
+        Sampler { params, candidates: Candidates::default(), ..*self }
+    }
+
     /// The log-probability of a given token, and of so many likeliest ones, whatever the parameters say.
     ///
     /// # Errors

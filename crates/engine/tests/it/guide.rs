@@ -74,7 +74,10 @@ impl Constraint for Growing {
 fn engine(draft: usize) -> Engine {
     let mut toy = Toy::new(CAPACITY);
     toy.recurrent = false;
-    Engine::new(Box::new(toy), EngineOptions { outputs: 32, chunk: 16, draft, ..EngineOptions::default() })
+    Engine::new(
+        Box::new(toy),
+        EngineOptions { outputs: 32, chunk: 16, draft, adaptive: false, ..EngineOptions::default() },
+    )
 }
 
 fn request(ids: &[u32], max_tokens: u32) -> Request {

@@ -179,8 +179,8 @@ fn all_ways(backend: &dyn Fn(Size) -> Box<dyn Backend>, options: &EngineOptions,
     together(engine(Size { threads: 2, ..ROOMY }, &|o| o.chunk = 5), all, &expected, 4);
     let few = Size { rows: 7, outputs: 2, slots: 3, ..TIGHT };
     together(engine(few, &|o| o.chunk = 3), all, &expected, 5);
-    let drafting = together(engine(ROOMY, &|o| o.draft = 8), all, &expected, 6);
-    together(engine(Size { threads: 2, ..TIGHT }, &|o| o.draft = 4), all, &expected, 7);
+    let drafting = together(engine(ROOMY, &|o| (o.draft, o.adaptive) = (8, false)), all, &expected, 6);
+    together(engine(Size { threads: 2, ..TIGHT }, &|o| (o.draft, o.past) = (4, 500)), all, &expected, 7);
     drafting.kept
 }
 

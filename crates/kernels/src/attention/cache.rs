@@ -200,6 +200,22 @@ impl KvCache {
         &self.memory[self.head_range(page, head)][self.key_bytes..]
     }
 
+    /// All that a page holds.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn page(&self, page: u32) -> &[u8] {
+        &self.memory[page as usize * self.page_bytes..][..self.page_bytes]
+    }
+
+    /// Likewise, to be replaced by what [`Self::page`] gave before.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn page_mut(&mut self, page: u32) -> &mut [u8] {
+        &mut self.memory[page as usize * self.page_bytes..][..self.page_bytes]
+    }
+
     /// Copies a page (copy on write).
     ///
     /// # Panics

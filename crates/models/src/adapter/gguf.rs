@@ -4,7 +4,7 @@
 use super::{key, numbers, transposed};
 use crate::Error;
 use allod_formats::{Gguf, WeightSource};
-use allod_plan::{Lora, Delta};
+use allod_plan::{Delta, Lora};
 use std::path::Path;
 
 pub(super) fn open(path: &Path, base: &dyn WeightSource) -> Result<Lora, Error> {

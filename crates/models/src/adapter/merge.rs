@@ -3,7 +3,7 @@
 use super::numbers;
 use crate::Error;
 use allod_formats::{Metadata, TensorInfo, WeightSource, codec};
-use allod_plan::{Lora, AdapterError, Delta};
+use allod_plan::{AdapterError, Delta, Lora};
 use allod_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 

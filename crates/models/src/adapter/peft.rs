@@ -8,7 +8,7 @@ use crate::{
     hf::{Fix, Heads, PREFIXES, matches, rebuild},
 };
 use allod_formats::{Safetensors, WeightSource, json};
-use allod_plan::{Lora, Delta};
+use allod_plan::{Delta, Lora};
 use allod_tensor::Tensor;
 use regex_automata::meta::Regex;
 use serde_json::Value as Json;

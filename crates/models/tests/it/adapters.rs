@@ -4,7 +4,7 @@ use crate::golden::{Golden, TOLERANCE, read};
 use allod_cpu::{Cpu, KvType, Options, Pool};
 use allod_formats::{Metadata, WeightSource};
 use allod_models::{Error, adapter, convert, model, open_source};
-use allod_plan::{Lora, Backend, PAGE, SeqRows, Step};
+use allod_plan::{Backend, Lora, PAGE, SeqRows, Step};
 use allod_tensor::DType;
 use std::{path::PathBuf, sync::Arc};
 
