@@ -1,203 +1,27 @@
-"""The rules of llama.cpp's quantization recipes (v0.5.0), stated on their own, and what they give for models of many forms.
+"""What types llama.cpp's quantizer gives the tensors of models of many forms, under every recipe.
 
-    python scripts/goldens/recipes.py > crates/quantize/tests/goldens/recipes.json
-    python scripts/goldens/recipes.py MODEL RECIPE [imatrix]     # lists the types instead
+    python scripts/goldens/recipes.py LLAMA_QUANTIZE > crates/quantize/tests/goldens/recipes.json
+    python scripts/goldens/recipes.py LLAMA_QUANTIZE MODEL RECIPE [imatrix]     # lists the types instead
 
-Standard library only. For every model, recipe, and with or without importance statistics, the file holds the 64-bit
-FNV-1a hash of the lines "name type\\n" in order; for models it holds what tensors they have.
+Made with gguf 0.19.0 and the llama-quantize of llama-cpp-python 0.3.36's vendored llama.cpp, run with `--dry-run` on files
+that have the models' tensors but no data. For every model, recipe, and with or without importance statistics, the golden
+holds the 64-bit FNV-1a hash of the lines "name type\\n" in the order of the tool; for models it holds what tensors they
+have.
 """
 import json
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-BLOCK = {"F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "IQ4_NL": 32, "MXFP4": 32,
-         "Q2_0": 64, "Q1_0": 128}
-block = lambda t: BLOCK.get(t, 256)
+import gguf
+import numpy as np
 
-# name: (file type, default)
-FTYPES = {
-    "F32": (0, "F32"), "F16": (1, "F16"), "BF16": (32, "BF16"),
-    "Q4_0": (2, "Q4_0"), "Q4_1": (3, "Q4_1"), "Q5_0": (8, "Q5_0"), "Q5_1": (9, "Q5_1"), "Q8_0": (7, "Q8_0"),
-    "Q2_K": (10, "Q2_K"), "Q2_K_S": (21, "Q2_K"), "Q3_K_S": (11, "Q3_K"), "Q3_K_M": (12, "Q3_K"), "Q3_K_L": (13, "Q3_K"),
-    "Q4_K_S": (14, "Q4_K"), "Q4_K_M": (15, "Q4_K"), "Q5_K_S": (16, "Q5_K"), "Q5_K_M": (17, "Q5_K"), "Q6_K": (18, "Q6_K"),
-    "IQ4_NL": (25, "IQ4_NL"), "IQ4_XS": (30, "IQ4_XS"), "IQ3_XXS": (23, "IQ3_XXS"), "IQ3_XS": (22, "IQ3_S"),
-    "IQ3_S": (26, "IQ3_S"), "IQ3_M": (27, "IQ3_S"), "IQ1_S": (24, "IQ1_S"), "IQ1_M": (31, "IQ1_M"),
-    "IQ2_XXS": (19, "IQ2_XXS"), "IQ2_XS": (20, "IQ2_XS"), "IQ2_S": (28, "IQ2_XS"), "IQ2_M": (29, "IQ2_S"),
-    "TQ1_0": (36, "TQ1_0"), "TQ2_0": (37, "TQ2_0"), "MXFP4_MOE": (38, "MXFP4"), "Q1_0": (40, "Q1_0"), "Q2_0": (41, "Q2_0"),
-}
-LOW = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
-
-
-def more(i, n):
-    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
-
-
-def layer_of(name):
-    return int(name.split(".")[1]) if name.startswith("blk.") else -1
-
-
-def category(name):
-    if name == "output.weight":
-        return "output"
-    if name in ("token_embd.weight", "per_layer_token_embd.weight"):
-        return "embd"
-    for part, cat in (("attn_qkv.weight", "v"), ("attn_kv_b.weight", "v"), ("attn_v.weight", "v"), ("attn_k.weight", "k"),
-                      ("attn_q.weight", "q"), ("attn_output.weight", "o"), ("ffn_up", "up"), ("ffn_gate", "gate"),
-                      ("ffn_down", "down")):
-        if part in name:
-            return cat
-    return "other"
-
-
-def quantizable(name, ne):
-    dims = len(ne)
-    while dims > 1 and ne[dims - 1] == 1:
-        dims -= 1
-    if dims < 2 or not name.endswith("weight") or "_norm.weight" in name or "ffn_gate_inp.weight" in name:
-        return False
-    return name != "position_embd.weight" and name != "token_types.weight" and "ssm_conv1d" not in name
-
-
-class Model:
-    def __init__(self, arch, layers, heads, kv, experts, tensors):
-        self.arch, self.layers, self.heads, self.kv, self.experts, self.tensors = arch, layers, heads, kv, experts, tensors
-
-    def seventy(self):
-        return self.layers == 80 and (self.arch == "qwen2" or self.arch == "llama" and self.heads != self.kv)
-
-
-def kquant(m, ftype, cat, i_v, n_v, i, n, imx, t):
-    """Recipes of the K, IQ3 and IQ4 families: `i_v` of `n_v` value matrices, or layer `i` of `n`."""
-    wide, eight, falcon = m.heads // m.kv >= 4, m.experts == 8, m.arch == "falcon"
-    if cat == "v":
-        if ftype == "Q2_K":
-            t = "Q4_K" if wide else "Q3_K"
-        elif ftype == "Q2_K_S" and wide:
-            t = "Q4_K"
-        elif ftype == "IQ3_XXS":
-            t = "Q4_K" if wide else "IQ3_XXS" if imx else "IQ3_S"
-        elif ftype in ("IQ3_XS", "IQ3_S") and wide:
-            t = "Q4_K"
-        elif ftype == "IQ3_M":
-            t = "Q4_K"
-        elif ftype == "Q3_K_M":
-            t = "Q5_K" if i_v < 2 else "Q4_K"
-        elif ftype == "Q3_K_L":
-            t = "Q5_K"
-        elif ftype in ("IQ4_NL", "IQ4_XS") and wide:
-            t = "Q5_K"
-        elif ftype in ("Q4_K_M", "Q5_K_M") and more(i_v, n_v):
-            t = "Q6_K"
-        elif ftype == "Q4_K_S" and i_v < 4:
-            t = "Q5_K"
-        if m.seventy() and t in ("Q3_K", "Q4_K"):
-            t = "Q5_K"
-        return "Q8_0" if eight else t
-    if cat == "k":
-        return "Q8_0" if eight else {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}.get(ftype, t)
-    if cat == "q":
-        return {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}.get(ftype, t)
-    if cat == "down":
-        if ftype == "Q2_K":
-            return "Q3_K"
-        if ftype == "Q2_K_S":
-            return "Q4_K" if i < n // 8 else t
-        if ftype == "IQ3_XXS" and not imx:
-            return "Q4_K" if i < n // 8 else "Q3_K"
-        if ftype == "Q3_K_M":
-            return "Q5_K" if i < n // 16 else "Q4_K" if not falcon or more(i, n) else "Q3_K"
-        if ftype == "IQ3_M":
-            return "Q4_K" if i < n // 8 or eight and more(i, n) else t
-        if ftype == "Q3_K_L":
-            return "Q4_K" if falcon else "Q5_K"
-        if ftype == "Q4_K_M":
-            if falcon:
-                return "Q6_K" if i < n // 16 else "Q5_K" if more(i, n) else "Q4_K"
-            return "Q6_K" if more(i, n) else t
-        if ftype in ("IQ4_NL", "IQ4_XS"):
-            return "Q5_K" if not imx and i < n // 8 else t
-        if ftype == "Q5_K_M":
-            return "Q6_K" if more(i, n) else t
-        if ftype == "Q4_K_S":
-            return "Q5_K" if not falcon and i < n // 8 else t
-        if ftype in ("Q4_0", "Q5_0"):
-            return {"Q4_0": "Q4_1", "Q5_0": "Q5_1"}[ftype] if imx and i < n // 8 else t
-        return t
-    if cat == "o":
-        if falcon:
-            return "Q4_K" if ftype == "Q3_K_L" else t
-        if eight:
-            raised = "Q2_K IQ3_XS IQ3_XXS Q3_K_S Q3_K_M IQ4_NL Q4_K_S Q4_K_M IQ3_S IQ3_M IQ4_XS".split()
-            return "Q5_K" if ftype in raised else t
-        return {"Q2_K": "Q3_K", "IQ3_XXS": "IQ3_S", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K", "IQ3_M": "Q4_K"}.get(ftype, t)
-    if cat in ("up", "gate") and ftype == "IQ3_XS":
-        return "IQ3_XXS" if n // 8 <= i < 7 * n // 8 else t
-    return t
-
-
-def low(m, ftype, cat, i_down, n, t):
-    """Recipes of one and two-bit codebooks."""
-    plus = ftype in ("IQ2_S", "IQ2_M")
-    if cat == "v":
-        return "Q4_K" if m.heads // m.kv >= 4 or m.experts >= 4 else "IQ3_S" if plus else "Q2_K"
-    if cat == "k":
-        return "Q4_K" if m.experts == 8 else t
-    if cat == "down":
-        return ("IQ3_S" if plus else "Q2_K") if i_down < n // 8 else t
-    if cat == "o":
-        return "Q5_K" if m.experts == 8 else "IQ2_XXS" if ftype in ("IQ1_S", "IQ1_M") else "IQ3_S" if plus else t
-    return t
-
-
-def fallback(t, ne0):
-    if ne0 % block(t) == 0:
-        return t
-    if t.startswith("IQ"):
-        t2 = "IQ4_NL"
-    elif t in ("Q2_K", "Q3_K", "Q2_0", "TQ1_0", "TQ2_0"):
-        t2 = "Q4_0"
-    else:
-        t2 = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}.get(t, "F16")
-    return t2 if ne0 % block(t2) == 0 else "F16"
-
-
-def types(m, ftype, imx):
-    tensors = sorted(m.tensors, key=lambda t: (layer_of(t[0]), t[0].encode()))
-    tied = all(name != "output.weight" for name, _ in tensors)
-    n_v = sum(category(name) == "v" for name, _ in tensors)
-    count = dict.fromkeys(("v", "up", "gate", "down"), 0)
-    for name, ne in tensors:
-        default, cat = FTYPES[ftype][1], category(name)
-        t = default
-        if not quantizable(name, ne):
-            yield name, "BF16"
-            continue
-        if default in ("F32", "F16", "BF16"):
-            yield name, default
-            continue
-        if cat == "output" or tied and cat == "embd":
-            if ftype == "MXFP4_MOE" or m.arch == "falcon" or ne[0] % block(default):
-                t = "Q8_0"
-            elif ftype in LOW or ftype == "IQ3_XXS":
-                t = "Q5_K"
-            elif default != "Q8_0":
-                t = "Q6_K"
-        elif ftype == "MXFP4_MOE":
-            t = "MXFP4" if len(ne) > 2 and ne[2] > 1 else "Q8_0"
-        elif cat == "embd":
-            if ftype in ("IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ1_M"):
-                t = "Q2_K"
-            elif ftype in ("IQ2_S", "IQ2_M", "IQ3_XXS"):
-                t = "IQ3_S"
-            elif ftype in ("TQ1_0", "TQ2_0", "Q2_0"):
-                t = "Q4_K"
-        elif ftype in LOW:
-            t = low(m, ftype, cat, count["down"], m.layers, t)
-        else:
-            i = layer_of(name) if m.experts > 1 else count.get(cat, 0)
-            t = kquant(m, ftype, cat, count["v"], n_v, i, m.layers, imx, t)
-        if cat in count:
-            count[cat] += 1
-        yield name, fallback(t, ne[0])
+FTYPES = (
+    "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ4_NL IQ4_XS "
+    "IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0"
+).split()
 
 
 # Parts of a layer: (name, [axes, innermost first]) with the model's sizes filled in.
@@ -250,6 +74,10 @@ MODELS = {f"{name}-{layers}": make(layers) for name, counts, make in (
     ("gpt-oss", (24, 36), lambda n: moe("gpt-oss", n, 2880, 64, 8, 64, 2880, 32, 201088)),
     ("mixtral", (32, 56), lambda n: moe("llama", n, 4096, 32, 8, 128, 14336, 8, 32000)),
     ("deepseek", (27, 61), deepseek),
+    ("phi3", (32, 40), lambda n: dense("phi3", n, 3072, 32, 8, 96, 8192, 32064, False, qkv=True)),
+    ("gemma2", (42,), lambda n: dense("gemma2", n, 3584, 16, 8, 256, 14336, 256000, True)),
+    ("four-experts", (20,), lambda n: moe("llama", n, 2048, 16, 8, 128, 5632, 4, 32000)),
+    ("narrow", (12,), lambda n: dense("llama", n, 288, 6, 6, 48, 772, 32000, True)),
     ("falcon", (32, 60), lambda n: dense("falcon", n, 4544, 71, 1, 64, 18176, 65024, False, qkv=True, gate=False)),
 ) for layers in counts}
 
@@ -259,10 +87,6 @@ def expand(m):
         yield from [(name, ne)] if span is None else [(f"blk.{i}.{name}", ne) for i in range(*span)]
 
 
-def as_model(m):
-    return Model(m["arch"], m["layers"], m["heads"], m["kv_heads"], m["experts"], list(expand(m)))
-
-
 def fnv(lines):
     h = 0xcbf29ce484222325
     for b in "".join(f"{name} {t}\n" for name, t in lines).encode():
@@ -270,13 +94,84 @@ def fnv(lines):
     return f"{h:016x}"
 
 
-if len(sys.argv) > 2:
-    for line in types(as_model(MODELS[sys.argv[1]]), sys.argv[2], len(sys.argv) > 3):
-        print(*line)
-else:
-    out = {"file_types": {f: n for f, (n, _) in FTYPES.items()}, "models": {}}
+class Tool:
+    def __init__(self, path, folder):
+        self.path, self.folder = path, Path(folder)
+        self.imatrix = self.folder / "imatrix.gguf"
+        w = gguf.GGUFWriter(self.imatrix, "", use_temp_file=False)
+        w.add_string("general.type", "imatrix")
+        w.add_array("imatrix.datasets", ["none"])
+        w.add_uint32("imatrix.chunk_count", 1)
+        w.add_uint32("imatrix.chunk_size", 1)
+        w.add_tensor("blk.999.none.weight.in_sum2", np.ones((1, 256), np.float32))
+        w.add_tensor("blk.999.none.weight.counts", np.ones((1, 1), np.float32))
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+
+    def write(self, m):
+        """A file with the model's tensors, all BF16, and nothing in them."""
+        path = self.folder / "model.gguf"
+        path.unlink(missing_ok=True)
+        arch = m["arch"]
+        w = gguf.GGUFWriter(path, arch)
+        axes = dict(expand(m))
+        d = axes["token_embd.weight"][0]
+        ff = next((ne[1] for n, ne in axes.items() if ".ffn_up" in n), 4 * d)
+        numbers = {"context_length": 4096, "embedding_length": d, "block_count": m["layers"], "feed_forward_length": ff,
+                   "expert_feed_forward_length": ff, "attention.head_count": m["heads"],
+                   "attention.head_count_kv": m["kv_heads"], "vocab_size": axes["token_embd.weight"][1], "attention.sliding_window": 512, "leading_dense_block_count": 1,
+                   "attention.kv_lora_rank": 512, "attention.q_lora_rank": 1536, "rope.scaling.yarn_log_multiplier": 0.1,
+                   "expert_weights_scale": 1.0}
+        if m["experts"]:
+            numbers |= {"expert_count": m["experts"], "expert_used_count": 2, "expert_shared_count": 1}
+        for key, n in numbers.items():
+            (w.add_float32 if isinstance(n, float) else w.add_uint32)(f"{arch}.{key}", n)
+        for key in ("layer_norm_epsilon", "layer_norm_rms_epsilon"):
+            w.add_float32(f"{arch}.attention.{key}", 1e-5)
+        for name, ne in axes.items():
+            shape = ne[::-1]
+            size = 2 * int(np.prod(shape, dtype=np.int64))
+            w.add_tensor_info(name, shape, np.dtype(np.float16), size, raw_dtype=gguf.GGMLQuantizationType.BF16)
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_ti_data_to_file()
+        end = sum(-(-2 * int(np.prod(ne, dtype=np.int64)) // 32) * 32 for ne in axes.values())
+        w.close()
+        with open(path, "r+b") as file:
+            file.truncate(-(-path.stat().st_size // 32) * 32 + end)
+        return path
+
+    def types(self, path, ftype, imatrix):
+        command = [self.path, "--dry-run", *(["--imatrix", str(self.imatrix)] if imatrix else []), str(path), ftype]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if "no tensor type fallback is defined" in run.stdout + run.stderr:
+            return None
+        if run.returncode:
+            sys.exit(f"{' '.join(command)}\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+        line = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- \[.*?\], type = +(\w+), size = .*?(?:\((\w+)\))?$", re.M)
+        return [(name, (to or kept).upper()) for name, kept, to in line.findall(run.stdout + run.stderr)]
+
+
+with tempfile.TemporaryDirectory() as folder:
+    tool = Tool(sys.argv[1], folder)
+    if len(sys.argv) > 3:
+        for line in tool.types(tool.write(MODELS[sys.argv[2]]), sys.argv[3], len(sys.argv) > 4):
+            print(*line)
+        sys.exit()
+    out = {}
     for name, m in MODELS.items():
-        hashes = {f: [fnv(types(as_model(m), f, imx)) for imx in (False, True)] for f in FTYPES}
-        out["models"][name] = {**m, "types": {f: " ".join(h) for f, h in hashes.items()}}
-    text = json.dumps(out, separators=(",", ":"))
+        path = tool.write(m)
+        hashes = {}
+        for f in FTYPES:
+            found = [tool.types(path, f, imx) for imx in (False, True)]
+            if None not in found:  # else the tool refuses: it has no type to put in place of one that does not fit
+                assert all(len(lines) == len(dict(expand(m))) for lines in found), (name, f)
+                hashes[f] = " ".join(fnv(lines) for lines in found)
+        out[name] = {**m, "types": hashes}
+        print(name, file=sys.stderr)
+    usage = subprocess.run([tool.path, "--help"], capture_output=True, text=True)
+    numbers = {name: int(n) for n, name in re.findall(r"^ *(\d+) +or +(\w+)", usage.stdout + usage.stderr, re.M)}
+    text = json.dumps({"file_types": {f: numbers[f] for f in FTYPES}, "models": out}, separators=(",", ":"))
     print(text.replace('"models":{', '"models":{\n').replace('}},"', '}},\n"'))

@@ -1,4 +1,4 @@
-//! Against `scripts/goldens/recipes.py`, which states the rules on its own.
+//! Against what llama.cpp's own quantizer chooses (`scripts/goldens/recipes.py` ran it).
 
 use allod_formats::TensorInfo;
 use allod_quantize::recipe::{self, Facts, Options, Pattern};
@@ -45,7 +45,7 @@ fn fnv(text: &str) -> String {
 }
 
 #[test]
-fn every_recipe_gives_every_model_the_types_that_the_rules_give() {
+fn every_recipe_gives_every_model_the_types_that_llama_cpp_gives() {
     let golden = golden();
     let mut compared = 0;
     for (name, model) in golden["models"].as_object().unwrap() {
