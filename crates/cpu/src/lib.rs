@@ -149,6 +149,16 @@ impl Cpu {
         &self.plan
     }
 
+    /// Takes the weight called `name` from another source; false when the plan has no such weight.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`].
+    pub fn reload(&mut self, name: &str, source: &dyn WeightSource) -> Result<bool, PrepareError> {
+        let Some((at, weight)) = weights::again(&self.plan, name, source, &self.pool) else { return Ok(false) };
+        self.weights[at] = weight?;
+        Ok(true)
+    }
+
     /// The value called `name` after the last step, `[rows × width]`, if it was asked for in [`Options::taps`].
     pub fn tap(&self, name: &str) -> Option<&[f32]> {
         let v = self.taps.iter().find(|t| t.0 == name)?.1;

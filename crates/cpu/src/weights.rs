@@ -2,7 +2,7 @@
 
 use allod_formats::{WeightSource, codec};
 use allod_kernels::{conv, linear, pool::Pool};
-use allod_plan::{Op, Param, Plan};
+use allod_plan::{Op, Param, ParamInfo, Plan};
 use allod_tensor::{DType, Tensor};
 
 /// Why weights could not be prepared.
@@ -92,7 +92,7 @@ enum Use {
     Matrix,
 }
 
-pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Result<Vec<Prepared>, PrepareError> {
+fn uses(plan: &Plan) -> Vec<Use> {
     let mut uses = vec![Use::Vector; plan.params().len()];
     let mut mark = |p: Param, u: Use| {
         if u > uses[p.index()] {
@@ -113,19 +113,35 @@ pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Re
             _ => {}
         }
     }
-    let one = |(info, u): (&allod_plan::ParamInfo, &Use)| {
-        // Files differ in axes of size 1; the plan says which are meant.
-        let t = Tensor { shape: info.shape.clone(), ..source.tensor(&info.name)? };
-        let numbers = || codec::to_f32(&t).map_err(|source| PrepareError::Decode { name: info.name.clone(), source });
-        Ok(match u {
-            Use::Vector => Prepared::Vector(numbers()?),
-            Use::Filter => Prepared::Vector(conv::taps_first(&numbers()?, t.columns())),
-            Use::Table => Prepared::Table(t),
-            Use::Matrix => {
-                let pack = linear::Weights::pack(&t, pool);
-                Prepared::Matrix(pack.map_err(|source| PrepareError::Pack { name: info.name.clone(), source })?)
-            }
-        })
-    };
-    plan.params().iter().zip(&uses).map(one).collect()
+    uses
+}
+
+pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Result<Vec<Prepared>, PrepareError> {
+    plan.params().iter().zip(uses(plan)).map(|(info, u)| prepare_one(info, u, source, pool)).collect()
+}
+
+/// The weight called `name` anew; `None` when the plan has none of that name.
+pub(crate) fn again(
+    plan: &Plan,
+    name: &str,
+    source: &dyn WeightSource,
+    pool: &Pool,
+) -> Option<(usize, Result<Prepared, PrepareError>)> {
+    let at = plan.params().iter().position(|p| p.name == name)?;
+    Some((at, prepare_one(&plan.params()[at], uses(plan)[at], source, pool)))
+}
+
+fn prepare_one(info: &ParamInfo, u: Use, source: &dyn WeightSource, pool: &Pool) -> Result<Prepared, PrepareError> {
+    // Files differ in axes of size 1; the plan says which are meant.
+    let t = Tensor { shape: info.shape.clone(), ..source.tensor(&info.name)? };
+    let numbers = || codec::to_f32(&t).map_err(|source| PrepareError::Decode { name: info.name.clone(), source });
+    Ok(match u {
+        Use::Vector => Prepared::Vector(numbers()?),
+        Use::Filter => Prepared::Vector(conv::taps_first(&numbers()?, t.columns())),
+        Use::Table => Prepared::Table(t),
+        Use::Matrix => {
+            let pack = linear::Weights::pack(&t, pool);
+            Prepared::Matrix(pack.map_err(|source| PrepareError::Pack { name: info.name.clone(), source })?)
+        }
+    })
 }

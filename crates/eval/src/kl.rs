@@ -13,7 +13,7 @@ use allod_kernels::{
     pool::Pool,
 };
 use serde::Serialize;
-use std::ops::ControlFlow;
+use std::{borrow::Cow, ops::ControlFlow};
 
 /// What a model is compared with.
 pub enum Base<'a, 'b> {
@@ -21,6 +21,29 @@ pub enum Base<'a, 'b> {
     File(&'a mut LogitsReader),
     /// A model that runs beside it; nothing is rounded.
     Model(&'a mut Scorer<'b>),
+    /// What [`predictions`] gave.
+    Logits(&'a Predictions),
+}
+
+/// The logits of every prediction that counts, window by window.
+pub struct Predictions {
+    windows: Vec<Vec<f32>>,
+    width: usize,
+}
+
+/// Keeps what a model predicts, to compare others with it.
+///
+/// # Errors
+/// [`Error`].
+pub fn predictions(scorer: &mut Scorer<'_>, tokens: &[u32], windows: &Windows) -> Result<Predictions, Error> {
+    let mut all = vec![Vec::new(); windows.count];
+    for (i, logits) in all.iter_mut().enumerate() {
+        windows.run(i, scorer, tokens, |_: &Pool, rows, _, _| {
+            logits.extend_from_slice(rows);
+            Ok(())
+        })?;
+    }
+    Ok(Predictions { windows: all, width: scorer.vocabulary() })
 }
 
 /// How far a model strays from its reference.
@@ -114,7 +137,7 @@ enum Reference<'a> {
     File(&'a mut LogitsReader),
     /// Logits of the whole window.
     Model {
-        logits: Vec<f32>,
+        logits: Cow<'a, [f32]>,
         width: usize,
     },
 }
@@ -130,19 +153,21 @@ impl Base<'_, '_> {
         match self {
             Base::File(f) => f.vocabulary,
             Base::Model(m) => m.vocabulary(),
+            Base::Logits(p) => p.width,
         }
     }
 
     fn window(&mut self, i: usize, tokens: &[u32], windows: &Windows) -> Result<Reference<'_>, Error> {
         Ok(match self {
             Base::File(f) => Reference::File(f),
+            Base::Logits(p) => Reference::Model { logits: (&p.windows[i][..]).into(), width: p.width },
             Base::Model(m) => {
                 let (mut logits, width) = (Vec::new(), m.vocabulary());
                 windows.run(i, m, tokens, |_: &Pool, rows, _, _| {
                     logits.extend_from_slice(rows);
                     Ok(())
                 })?;
-                Reference::Model { logits, width }
+                Reference::Model { logits: logits.into(), width }
             }
         })
     }

@@ -36,7 +36,7 @@ mod statistics;
 mod windows;
 
 pub use error::Error;
-pub use kl::{Base, Divergence, kl, reference_windows};
+pub use kl::{Base, Divergence, Predictions, kl, predictions, reference_windows};
 pub use logits_file::{LogitsReader, LogitsWriter};
 pub use perplexity::{Perplexity, perplexity, save_logits};
 pub use scorer::{Scorer, outputs};

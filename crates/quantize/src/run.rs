@@ -426,3 +426,41 @@ pub fn sampled_error(
     }
     Ok(if loss.square > 0.0 { loss.error / loss.square } else { 0.0 })
 }
+
+/// A tensor as it comes back from `to`, in F32, and the part of its power that was lost on the way.
+///
+/// # Errors
+/// [`Error::Encode`], [`Error::Decode`], [`Error::Imatrix`].
+pub(crate) fn rounded(
+    source: &dyn WeightSource,
+    name: &str,
+    tensor: &Tensor,
+    to: DType,
+    imatrix: Option<&Imatrix>,
+    pool: &Pool,
+) -> Result<(Tensor, f64), Error> {
+    let choice = Choice { name: name.into(), from: tensor.dtype, to, instead_of: None };
+    let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone() };
+    let weights = imatrix.map(|m| m.weights(name, &info)).transpose()?.flatten();
+    let work = Work { origin: source.origin(), choice: &choice, tensor, weights, measure: true };
+    let pieces = work.pieces();
+    let slots: Vec<Mutex<Option<Piece>>> = pieces.iter().map(|_| Mutex::new(None)).collect();
+    pool.run(pieces.len(), |i| {
+        *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(work.encode(pieces[i]));
+    });
+    let (mut values, mut loss) = (Vec::with_capacity(tensor.len()), Loss::default());
+    for slot in slots {
+        let Some(piece) = slot.into_inner().unwrap_or_else(PoisonError::into_inner) else { continue };
+        let (bytes, part) = piece?;
+        let start = values.len();
+        values.resize(start + bytes.len() / to.block_bytes() * to.block(), 0.0);
+        codec::decode(to, &bytes, &mut values[start..]).map_err(|e| Error::Decode {
+            origin: source.origin(),
+            name: name.into(),
+            source: Box::new(e),
+        })?;
+        loss = Loss { error: loss.error + part.error, square: loss.square + part.square };
+    }
+    let lost = if loss.square > 0.0 { loss.error / loss.square } else { 0.0 };
+    Ok((Tensor::from_f32(tensor.shape.clone(), &values), lost))
+}

@@ -72,7 +72,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
 }
 
 /// The tokenizer's keys and the chat templates of a folder; nothing where there is none.
-fn tokenizer_keys(source: &Path) -> Result<Metadata> {
+pub(crate) fn tokenizer_keys(source: &Path) -> Result<Metadata> {
     let Some(folder) = load::folder(source) else { return Ok(Metadata::default()) };
     match tokenizer::to_gguf(folder) {
         Ok(keys) => Ok(keys),
@@ -87,7 +87,7 @@ fn dtype(name: &str) -> Result<DType> {
 }
 
 /// A size such as `500M` or `2G`, in powers of 1000.
-fn bytes(text: &str) -> Result<u64> {
+pub(crate) fn bytes(text: &str) -> Result<u64> {
     let unit = |c: char| match c.to_ascii_uppercase() {
         'K' => Some(1_000),
         'M' => Some(1_000_000),

@@ -9,7 +9,7 @@ mod value;
 mod write;
 
 pub use split::{parse_path, part_path};
-pub use write::{Layout, Split, Writer, save};
+pub use write::{Layout, Split, Writer, save, size};
 
 use crate::{Error, Metadata, TensorInfo, WeightSource};
 use allod_tensor::{Bytes, Tensor};

@@ -146,6 +146,21 @@ fn plan(
     Ok((files, planned))
 }
 
+/// Bytes of the files that [`Writer::create`] with these arguments leads to.
+///
+/// # Errors
+/// [`Error::Unwritable`] when GGUF cannot hold it.
+pub fn size(
+    path: &Path,
+    metadata: &Metadata,
+    tensors: impl IntoIterator<Item = (String, TensorInfo)>,
+    layout: &Layout,
+) -> Result<u64, Error> {
+    let (files, planned) = plan(path, metadata, tensors, layout)?;
+    let starts = files.iter().map(|f| f.1.len() as u64).sum::<u64>();
+    Ok(starts + planned.iter().map(|t| (t.bytes + t.padding) as u64).sum::<u64>())
+}
+
 /// Writes a whole model from another source.
 ///
 /// # Errors

@@ -75,7 +75,7 @@ pub fn to_gguf(
 }
 
 /// The type in the file.
-fn target(name: &str, info: &TensorInfo, wanted: Option<DType>) -> DType {
+pub(super) fn target(name: &str, info: &TensorInfo, wanted: Option<DType>) -> DType {
     let stem = name.strip_suffix(".weight");
     let last = stem.map(|s| s.rsplit('.').next().unwrap_or(s));
     let is_matrix = info.shape.len() > 1 && last.is_some_and(|n| !n.ends_with("_norm") && !ALWAYS_F32.contains(&n));
@@ -92,12 +92,12 @@ fn target(name: &str, info: &TensorInfo, wanted: Option<DType>) -> DType {
 }
 
 /// Globals first, then layers by number.
-fn order(name: &str) -> (Option<usize>, String) {
+pub(super) fn order(name: &str) -> (Option<usize>, String) {
     let layer = name.strip_prefix("blk.").and_then(|r| r.split_once('.')?.0.parse().ok());
     (layer, name.to_owned())
 }
 
-fn metadata(source: &Metadata, tensors: &[(String, TensorInfo)]) -> Metadata {
+pub(super) fn metadata(source: &Metadata, tensors: &[(String, TensorInfo)]) -> Metadata {
     let mut meta = Metadata::default();
     for (key, value) in source.iter().filter(|(k, _)| k.starts_with("general.")) {
         meta.set(key, value.clone());

@@ -3,6 +3,8 @@
 
 mod folder;
 mod gguf;
+mod view;
 
 pub use folder::{FolderOptions, to_safetensors};
 pub use gguf::{GgufOptions, to_gguf};
+pub use view::AsGguf;

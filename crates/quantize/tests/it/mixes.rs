@@ -2,7 +2,7 @@ use crate::model;
 use allod_formats::WeightSource;
 use allod_kernels::pool::Pool;
 use allod_quantize::{
-    mix::{self, Mix, MixError},
+    mix::{self, Mix, MixError, Wishes},
     recipe::{self, Choice, Options},
     run,
 };
@@ -25,7 +25,7 @@ fn a_mix_of_the_same_size_loses_less_than_the_recipe() {
     for name in ["Q4_K_M", "Q3_K_M", "IQ4_XS"] {
         let by_name = recipe::by_name(name).unwrap().choose_for(&source, false, &Options::default());
         let size = run::size(&source, &by_name);
-        let mixed = mix::solve(&source, None, size, &pool).unwrap();
+        let mixed = mix::solve(&source, None, size, &Wishes::default(), &pool).unwrap();
         assert!(run::size(&source, &mixed) <= size, "{name}");
         assert!(run::size(&source, &mixed) as f64 > 0.97 * size as f64, "{name}: room is used");
         let (a, b) = (loss(&source, &mixed), loss(&source, &by_name));
@@ -36,7 +36,7 @@ fn a_mix_of_the_same_size_loses_less_than_the_recipe() {
 #[test]
 fn mixes_survive_their_file_and_name_what_is_wrong() {
     let source = model();
-    let choices = mix::solve(&source, None, 200_000, &Pool::new(1)).unwrap();
+    let choices = mix::solve(&source, None, 200_000, &Wishes::default(), &Pool::new(1)).unwrap();
     let text = Mix::of("mine", &choices).to_json().unwrap();
     assert_eq!(Mix::from_json(&text).unwrap().choices(&source).unwrap(), choices);
     let wrong = text.replacen("Q", "X", 1);

@@ -3,6 +3,8 @@
 mod kl;
 mod perplexity;
 
+pub(crate) use kl::compare;
+
 use crate::load;
 use crate::printer::Progress as Line;
 use allod_cpu::{Cpu, Options, Pool};
