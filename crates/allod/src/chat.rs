@@ -50,7 +50,7 @@ impl Chat {
         let (model, context) = load::model(load::adapted(source, &machine.adapter)?, machine.ctx)?;
         sampling.validate(model.config.vocab)?;
         let name = model.source.metadata().str("general.name").map_or_else(|| path.display().to_string(), String::from);
-        let session = load::session(&model, context, machine)?;
+        let session = load::session(&model, &tokenizer, context, machine)?;
         let trained = model.config.trained_context;
         Ok(Chat { name, session, tokenizer, template, sampling, stop: flags.stop.clone(), trained })
     }

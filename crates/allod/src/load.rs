@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::printer::Progress;
 use allod_cpu::{Cpu, Isa, KvType, Options, Pool, UnknownIsa};
+use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, WeightSource};
 use allod_models::Model;
 use allod_tensor::Bytes;
@@ -17,6 +18,9 @@ use std::thread::available_parallelism;
 /// The name that stands for the built-in model.
 pub(crate) const DEFAULT: &str = "default";
 static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
+
+/// The name, in place of a model, for drafts from the text itself.
+const LOOKUP: &str = "lookup";
 
 /// Positions of the context where nobody says otherwise: the model's own, up to this many.
 const CONTEXT: usize = 8192;
@@ -37,6 +41,13 @@ pub(crate) struct MachineArgs {
     /// A LoRA adapter to add to the weights: a PEFT folder or a GGUF adapter. May be given several times
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub(crate) adapter: Vec<PathBuf>,
+    /// A smaller model of the same vocabulary that drafts for this one, or `lookup`: what stood in the text before. The
+    /// answer does not change
+    #[arg(long, value_name = "MODEL", value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) draft: Option<PathBuf>,
+    /// Most tokens drafted at a time
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) draft_max: usize,
     #[command(flatten)]
     pub(crate) kernels: KernelArgs,
 }
@@ -156,9 +167,13 @@ pub(crate) fn threads(asked: Option<usize>) -> usize {
 
 /// Prepares a model for this machine's CPU.
 pub(crate) fn prepare(model: &Model, threads: usize, options: &Options) -> Result<Cpu> {
+    prepare_on(model, Arc::new(Pool::new(threads)), options)
+}
+
+/// Likewise, on threads that it shares with other models.
+fn prepare_on(model: &Model, pool: Arc<Pool>, options: &Options) -> Result<Cpu> {
     let mut progress = Progress::default();
     progress.show("preparing the model …");
-    let pool = Arc::new(Pool::new(threads));
     Ok(Cpu::new(&model.plan, &*model.source, pool, options)?)
 }
 
@@ -168,9 +183,46 @@ pub(crate) fn recurrent(model: &Model) -> bool {
 }
 
 /// A conversation over a model.
-pub(crate) fn session(model: &Model, context: usize, machine: &MachineArgs) -> Result<allod_engine::Session> {
+pub(crate) fn session(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    context: usize,
+    machine: &MachineArgs,
+) -> Result<allod_engine::Session> {
     let sequences = if recurrent(model) { STATES } else { 1 };
-    let options = Options { rows: ROWS.min(context), context, sequences, ..machine.kernels.options() };
-    let cpu = prepare(model, threads(machine.threads), &options)?;
-    Ok(allod_engine::Session::new(Box::new(cpu), recurrent(model)))
+    let drafted = machine.draft.as_ref().map_or(0, |_| machine.draft_max);
+    let outputs = 1 + drafted;
+    let pool = Arc::new(Pool::new(threads(machine.threads)));
+    let options = Options { rows: ROWS.min(context), outputs, context, sequences, ..machine.kernels.options() };
+    let cpu = prepare_on(model, pool.clone(), &options)?;
+    let limits = EngineOptions { sequences: Some(1), draft: drafted, ..EngineOptions::for_plan(&model.plan, outputs) };
+    let mut engine = Engine::new(Box::new(cpu), limits);
+    if let Some(path) = machine.draft.as_deref().filter(|path| *path != Path::new(LOOKUP)) {
+        let draft = drafting(path, model, tokenizer, context)?;
+        let cpu = prepare_on(&draft, pool, &Options { outputs: 1, sequences: 1, ..options })?;
+        engine = engine.with_draft(Box::new(cpu), 1);
+    }
+    Ok(allod_engine::Session::over(engine))
+}
+
+/// The model at `path`, if it can draft for another.
+fn drafting(path: &Path, target: &Model, tokenizer: &Tokenizer, context: usize) -> Result<Model> {
+    let refuse = |what: &str| {
+        let message = format!("{} cannot draft for this model: {what}", path.display());
+        Failure::new(message, "give a smaller model of the same family, or --draft lookup")
+    };
+    let source = source(path)?;
+    let own = self::tokenizer(path, &*source)?;
+    let (draft, _) = model(source, Some(context))?;
+    if recurrent(&draft) || recurrent(target) || !draft.is_causal() {
+        return Err(refuse("a state that has moved on cannot go back").into());
+    }
+    let same_tokens = own.is_none_or(|own| {
+        let count = own.vocab_size().min(tokenizer.vocab_size()) as u32;
+        (0..count).all(|id| own.token_text(id) == tokenizer.token_text(id))
+    });
+    if !same_tokens {
+        return Err(refuse("its vocabulary is another").into());
+    }
+    Ok(draft)
 }

@@ -26,6 +26,7 @@ Examples:
   allod run model.gguf --system 'Answer in verse' 'Why is the sky blue?'
   allod run model.gguf 'Summarize:' < notes.txt   ask about a file
   allod run model.gguf --adapter my-lora 'Hi'     with a fine-tuned adapter added
+  allod run model.gguf --draft small.gguf 'Hi'    with a smaller model that drafts
   allod run model.gguf --raw 'Once upon a time'   continue a text, without a chat template
   allod run model.gguf --temperature 0 --seed 1 --json 'Hi'";
 

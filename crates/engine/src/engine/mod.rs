@@ -9,6 +9,7 @@
 //! sampler's noise is a function of seed, position and token alone.
 
 mod adapters;
+mod beam;
 mod book;
 mod constraint;
 mod draft;
@@ -24,6 +25,7 @@ mod stats;
 mod thread;
 
 pub use adapters::AdapterId;
+pub use beam::{BeamParams, BeamSearch, Hypothesis, best_of};
 pub use constraint::{Constraint, ConstraintError, Grammar, TokenMask};
 pub use options::{EngineOptions, pages_in};
 pub use request::{Event, EventKind, Failure, Request, RequestId, Task, Thinking};

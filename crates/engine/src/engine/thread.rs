@@ -131,6 +131,14 @@ impl Handle {
         self.call(move |engine| engine.drop_adapter(id))
     }
 
+    /// Positions of the context and tokens of the vocabulary.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`].
+    pub fn limits(&self) -> Result<(usize, usize), Failure> {
+        self.call(|engine| (engine.context(), engine.vocabulary()))
+    }
+
     fn call<T: Send + 'static>(&self, what: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Result<T, Failure> {
         let (reply, replied) = sync_channel(1);
         self.call_then(move |engine| drop(reply.send(what(engine))))?;

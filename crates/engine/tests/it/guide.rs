@@ -2,9 +2,10 @@
 
 use crate::toy::{Toy, logits};
 use allod_engine::engine::{
-    Constraint, ConstraintError, Event, EventKind, Failure, Grammar, Request, Task, Thinking, TokenMask,
+    BeamParams, Constraint, ConstraintError, Event, EventKind, Failure, Grammar, Request, Task, Thinking, TokenMask,
+    best_of,
 };
-use allod_engine::{Engine, EngineOptions, Error, Finish, SampleError, Sampler, SamplingParams};
+use allod_engine::{Engine, EngineOptions, Error, Finish, SampleError, Sampler, SamplingParams, Token};
 use allod_plan::Capacity;
 use std::sync::Arc;
 
@@ -251,4 +252,40 @@ fn continuations_are_scored_from_one_prompt() {
     let rows: usize = log.lock().unwrap().iter().sum();
     let continued: usize = (1..8).map(|n| n * n - 1).sum();
     assert!((100 + continued..=2 * (100 + continued)).contains(&rows), "{rows} rows");
+}
+
+#[test]
+fn beams_find_the_likeliest_answers() {
+    let sampler = Sampler::new(&SamplingParams::default(), 50).unwrap();
+    let logprob = |text: &[u32], id: u32| f64::from(sampler.score(&logits(text, 50), id, 0).unwrap().logprob.unwrap());
+    // Wide enough to lose nothing in two tokens: the best of all 50 × 50.
+    let mut all: Vec<(f64, Vec<u32>)> = Vec::new();
+    for a in 0..50 {
+        for b in 0..50 {
+            all.push((logprob(&[4, 5], a) + logprob(&[4, 5, a], b), vec![a, b]));
+        }
+    }
+    all.sort_by(|x, y| y.0.total_cmp(&x.0));
+    let params = BeamParams { width: 25, length_penalty: 1.0, early_stopping: false };
+    let mut wide = Engine::new(
+        Box::new(Toy::new(Capacity { states: 0, ..CAPACITY })),
+        EngineOptions { outputs: 32, ..EngineOptions::default() },
+    );
+    let found = wide.beam_search(request(&[4, 5], 2), params).unwrap();
+    assert_eq!(found.len(), 25);
+    for (hypothesis, (sum, tokens)) in found.iter().zip(&all).take(5) {
+        assert_eq!(hypothesis.tokens, *tokens);
+        assert!((hypothesis.logprob - sum).abs() < 1e-5 && (hypothesis.score - sum / 2.0).abs() < 1e-5);
+    }
+    // Ends count, on a thread as well.
+    let ending = Request { eos: vec![found[0].tokens[1]], ..request(&[4, 5], 6) };
+    let params = BeamParams { width: 4, length_penalty: 0.0, early_stopping: false };
+    let alone = engine(0).beam_search(ending.clone(), params).unwrap();
+    assert_eq!(engine(0).spawn(4).unwrap().beam_search(ending.clone(), params).unwrap(), alone);
+    assert!(alone[0].end.is_some() && alone.iter().all(|h| h.logprob <= alone[0].logprob), "{alone:?}");
+    let token = |logprob| Token { id: 1, logprob: Some(logprob), top: vec![] };
+    let answers = [vec![token(-2.0)], vec![], vec![token(-1.0), token(-2.0), token(-1.0)], vec![token(-1.5); 2]];
+    assert_eq!(best_of(&answers, 3), [2, 3, 0]);
+    let none = BeamParams { width: 0, ..params };
+    assert!(matches!(engine(0).beam_search(ending, none), Err(Failure::Answers { .. })));
 }

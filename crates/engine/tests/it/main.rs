@@ -5,6 +5,7 @@
 mod engine;
 mod guide;
 mod pages;
+mod pair;
 mod plain;
 mod same_bytes;
 mod sampling;

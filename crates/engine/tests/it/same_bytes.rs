@@ -4,11 +4,11 @@ use crate::guide::Growing;
 use crate::plain::{Outcome, plain};
 use crate::toy::Toy;
 use allod_cpu::{Cpu, Options, Pool};
-use allod_engine::engine::{Event, EventKind, Grammar, Request};
+use allod_engine::engine::{Event, EventKind, Grammar, Request, SpillOptions};
 use allod_engine::{Engine, EngineOptions, Finish, SamplingParams};
 use allod_formats::{WeightSource, codec};
 use allod_models::{Model, model, open_source};
-use allod_plan::{Backend, Capacity};
+use allod_plan::{Backend, Capacity, Delta, Lora, Op, Plan};
 use allod_tensor::Tensor;
 use allod_testkit::Memory;
 use std::collections::BTreeMap;
@@ -156,15 +156,32 @@ struct Size {
 const ROOMY: Size = Size { rows: 64, outputs: 32, slots: 12, pages: 80, threads: 1 };
 /// For one sequence, all results of a prompt at once.
 const WHOLE: Size = Size { rows: CONTEXT, outputs: CONTEXT, slots: 1, pages: CONTEXT / 16, threads: 1 };
-const TIGHT: Size = Size { pages: 9, ..ROOMY };
+const TIGHT: Size = Size { pages: 7, ..ROOMY };
 
 /// Every way to run them together. Returns how many drafted tokens held.
-fn all_ways(backend: &dyn Fn(Size) -> Box<dyn Backend>, options: &EngineOptions, all: &[Request]) -> u64 {
-    let expected = alone(&mut *backend(WHOLE), all);
+fn all_ways(
+    backend: &dyn Fn(Size) -> Box<dyn Backend>,
+    options: &EngineOptions,
+    adapters: &[Lora],
+    mut all: Vec<Request>,
+) -> u64 {
+    let mut whole = backend(WHOLE);
+    let mut first = Engine::new(backend(ROOMY), options.clone());
+    let ids: Vec<_> = adapters.iter().map(|adapter| first.load_adapter(adapter).unwrap()).collect();
+    for (request, index) in all.iter_mut().zip(0..) {
+        request.adapter = ids.get(index % 5).copied();
+    }
+    for (adapter, id) in adapters.iter().zip(&ids) {
+        whole.load_adapter(id.number(), adapter).unwrap();
+    }
+    let expected = alone(&mut *whole, &all);
+    let all = &all[..];
     let engine = |size: Size, change: &dyn Fn(&mut EngineOptions)| {
         let mut options = EngineOptions { outputs: size.outputs, rows: size.rows, ..options.clone() };
         change(&mut options);
-        Engine::new(backend(size), options)
+        let mut engine = Engine::new(backend(size), options);
+        assert!(adapters.iter().zip(&ids).all(|(adapter, id)| engine.load_adapter(adapter).unwrap() == *id));
+        engine
     };
     let roomy = together(engine(ROOMY, &|_| {}), all, &expected, 1);
     assert!(roomy.found > 0, "no prefix was found: {roomy:?}");
@@ -181,7 +198,25 @@ fn all_ways(backend: &dyn Fn(Size) -> Box<dyn Backend>, options: &EngineOptions,
     together(engine(few, &|o| o.chunk = 3), all, &expected, 5);
     let drafting = together(engine(ROOMY, &|o| (o.draft, o.adaptive) = (8, false)), all, &expected, 6);
     together(engine(Size { threads: 2, ..TIGHT }, &|o| (o.draft, o.past) = (4, 500)), all, &expected, 7);
+    let by_model = engine(ROOMY, &|o| (o.draft, o.adaptive) = (5, false)).with_draft(backend(ROOMY), 32);
+    let by_model = together(by_model, all, &expected, 8);
+    assert!(options.recurrent || by_model.kept > drafting.kept, "{by_model:?}, {drafting:?}");
+    let by_model = engine(few, &|o| o.draft = 5).with_draft(backend(TIGHT), 2);
+    together(by_model, all, &expected, 9);
+    spilling(&|| engine(TIGHT, &|_| {}), all, &expected);
     drafting.kept
+}
+
+/// With disk behind too little memory, and again after a restart.
+fn spilling(engine: &dyn Fn() -> Engine, all: &[Request], expected: &[Vec<Outcome>]) {
+    let folder = tempfile::tempdir().unwrap();
+    for (seed, bytes) in [(10, 1 << 30), (11, 1 << 30), (12, 40_000)] {
+        let options = SpillOptions { folder: folder.path().into(), bytes, identity: b"test".to_vec() };
+        let engine = engine().with_spill(&options).unwrap();
+        assert_eq!(engine.stats().spilled > 0, seed > 10, "what was there was not found again");
+        assert!(engine.stats().spilled_bytes <= bytes);
+        together(engine, all, expected, seed);
+    }
 }
 
 fn toy(size: Size, recurrent: bool, window: usize) -> Box<dyn Backend> {
@@ -194,20 +229,48 @@ fn toy(size: Size, recurrent: bool, window: usize) -> Box<dyn Backend> {
 #[test]
 fn of_a_toy() {
     let options = EngineOptions::default();
-    all_ways(&|size| toy(size, false, usize::MAX), &options, &requests(200, 40, 11));
+    all_ways(&|size| toy(size, false, usize::MAX), &options, &two_adapters(), requests(200, 40, 11));
 }
 
 #[test]
 fn of_a_toy_that_forgets() {
     let options = EngineOptions { horizon: Some(6), ..EngineOptions::default() };
-    let kept = all_ways(&|size| toy(size, false, 6), &options, &requests(200, 40, 12));
+    let kept = all_ways(&|size| toy(size, false, 6), &options, &two_adapters(), requests(200, 40, 12));
     assert!(kept > 0, "no draft held");
 }
 
 #[test]
 fn of_a_recurrent_toy() {
     let options = EngineOptions { recurrent: true, ..EngineOptions::default() };
-    all_ways(&|size| toy(size, true, 0), &options, &requests(200, 40, 13));
+    all_ways(&|size| toy(size, true, 0), &options, &two_adapters(), requests(200, 40, 13));
+}
+
+/// Two that a toy tells apart.
+fn two_adapters() -> [Lora; 2] {
+    let delta = Delta { rank: 0, a: [].into(), b: [].into(), scale: 1.0, magnitude: None };
+    let mut other = Lora::default();
+    other.deltas.insert("anything".into(), delta);
+    [Lora::default(), other]
+}
+
+/// Two that change every plain matrix of a plan.
+fn random_adapters(plan: &Plan) -> [Lora; 2] {
+    [21, 22].map(|seed| {
+        let mut random = Random(seed);
+        let mut lora = Lora::default();
+        let parts = plan.nodes().iter().filter_map(|node| match &node.op {
+            Op::Linear { parts } => Some(parts),
+            _ => None,
+        });
+        for param in parts.flatten().map(|part| plan.param(part.weight)).filter(|p| p.name.starts_with("blk.")) {
+            let mut values =
+                |count: usize| -> Vec<f32> { (0..count).map(|_| random.below(2001) as f32 / 1000.0 - 1.0).collect() };
+            let (a, b) = (values(2 * param.shape[1]).into(), values(2 * param.shape[0]).into());
+            let magnitude = (seed == 22).then(|| vec![0.5; param.shape[0]].into());
+            lora.deltas.insert(param.name.clone(), Delta { rank: 2, a, b, scale: 0.05, magnitude });
+        }
+        lora
+    })
 }
 
 fn golden(name: &str) -> Model {
@@ -226,7 +289,7 @@ fn of_a_model(name: &str, count: usize) -> EngineOptions {
         Box::new(Cpu::new(&model.plan, &*model.source, pools[threads - 1].clone(), &options).unwrap())
     };
     let vocabulary = backend(ROOMY).capacity().width;
-    let kept = all_ways(&backend, &options, &requests(count, vocabulary, 14));
+    let kept = all_ways(&backend, &options, &random_adapters(&model.plan), requests(count, vocabulary, 14));
     assert_eq!(kept > 0, !options.recurrent, "drafts held: {kept}");
     options
 }

@@ -1,6 +1,6 @@
 //! A model that is a hash of the tokens it can see, so that a wrong page, position or state changes its answer.
 
-use allod_plan::{Backend, Capacity, PAGE, Step, StepError};
+use allod_plan::{AdapterError, Backend, Capacity, Lora, PAGE, Step, StepError};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
@@ -81,11 +81,12 @@ impl Backend for Toy {
                 self.memory[s.pages[position / PAGE] as usize * PAGE + position % PAGE] = token;
                 let hash = if self.recurrent {
                     let state = &mut self.states[s.state as usize];
-                    *state = mix(*state, token);
+                    *state = mix(*state, token ^ s.adapter << 20);
                     *state
                 } else {
+                    let begin = u64::from(s.adapter) * 0x1234_5678_9ABC;
                     let at = |p: usize| self.memory[s.pages[p / PAGE] as usize * PAGE + p % PAGE];
-                    ((position + 1).saturating_sub(self.window)..=position).fold(0, |hash, p| mix(hash, at(p)))
+                    ((position + 1).saturating_sub(self.window)..=position).fold(begin, |hash, p| mix(hash, at(p)))
                 };
                 if step.outputs.contains(&(row as u32)) {
                     self.results.extend(spread(hash, self.capacity.width));
@@ -101,6 +102,32 @@ impl Backend for Toy {
             }
         }
         Ok(&self.results)
+    }
+
+    fn load_adapter(&mut self, _: u32, _: &Lora) -> Result<(), AdapterError> {
+        Ok(())
+    }
+
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) -> bool {
+        let tokens = &self.memory[page as usize * PAGE..][..PAGE];
+        tokens.iter().for_each(|token| out.extend(token.to_le_bytes()));
+        true
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> bool {
+        let tokens = self.memory[page as usize * PAGE..][..PAGE].iter_mut();
+        tokens.zip(bytes.as_chunks::<4>().0).for_each(|(token, bytes)| *token = u32::from_le_bytes(*bytes));
+        true
+    }
+
+    fn read_state(&self, slot: u32, out: &mut Vec<u8>) -> bool {
+        out.extend(self.states[slot as usize].to_le_bytes());
+        true
+    }
+
+    fn write_state(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        self.states[slot as usize] = u64::from_le_bytes(bytes.try_into().unwrap());
+        true
     }
 
     fn copy_page(&mut self, from: u32, to: u32) {
