@@ -1,5 +1,6 @@
 //! Activations and gated linear units.
 
+use crate::isa::Isa;
 use crate::math::{erf, exp, sigmoid, softplus, tanh};
 use crate::twin::twin;
 
@@ -60,6 +61,14 @@ fn gelu_tanh(x: f32) -> f32 {
 #[inline(always)]
 fn quick_gelu(x: f32) -> f32 {
     x * sigmoid(1.702 * x)
+}
+
+#[inline(always)]
+fn clamped(alpha: f32, limit: f32, g: f32, u: f32) -> f32 {
+    let g = if g > limit { limit } else { g };
+    let u = if u > limit { limit } else { u };
+    let u = if u < -limit { -limit } else { u };
+    (u + 1.0) * (g * sigmoid(g * alpha))
 }
 
 #[inline(always)]
@@ -146,10 +155,54 @@ twin! {
     /// gpt-oss's gate: `min(gate, limit) σ(alpha · min(gate, limit)) · (clamp(up, ±limit) + 1)`.
     pub fn swiglu_clamped(alpha: f32, limit: f32, gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-            let g = if *g > limit { limit } else { *g };
-            let u = if *u > limit { limit } else { *u };
-            let u = if u < -limit { -limit } else { u };
-            *o = (u + 1.0) * (g * sigmoid(g * alpha));
+            *o = clamped(alpha, limit, *g, *u);
+        }
+    }
+}
+
+twin! {
+    /// [`glu`] in place of the gate.
+    fn glu_in_place(act: Act, gate: &mut [f32], up: &[f32]) {
+        macro_rules! each {
+            ($f:tt) => {
+                for (g, u) in gate.iter_mut().zip(up) {
+                    *g = $f(*g) * u;
+                }
+            };
+        }
+        choose!(act, each)
+    }
+}
+
+twin! {
+    /// [`swiglu_clamped`] in place of the gate.
+    fn swiglu_clamped_in_place(alpha: f32, limit: f32, gate: &mut [f32], up: &[f32]) {
+        for (g, u) in gate.iter_mut().zip(up) {
+            *g = clamped(alpha, limit, *g, *u);
+        }
+    }
+}
+
+/// How a gate acts on what it gates.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Glu {
+    /// [`glu`]
+    Act(Act),
+    /// [`swiglu_clamped`]
+    Clamped {
+        /// Factor inside the sigmoid.
+        alpha: f32,
+        /// Bound on both.
+        limit: f32,
+    },
+}
+
+impl Glu {
+    /// `gate ← act(gate) · up`.
+    pub fn apply(self, isa: Isa, gate: &mut [f32], up: &[f32]) {
+        match self {
+            Glu::Act(act) => glu_in_place(isa, act, gate, up),
+            Glu::Clamped { alpha, limit } => swiglu_clamped_in_place(isa, alpha, limit, gate, up),
         }
     }
 }

@@ -21,6 +21,7 @@ use memmap2::MmapMut;
 use super::SeqRows;
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
+use crate::rope::{self, Pairing};
 use crate::twin::twin;
 
 /// Positions in a page.
@@ -140,6 +141,24 @@ impl KvLayout {
     }
 }
 
+/// The rotary positions of keys on their way into the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Elements of a head that turn.
+    pub dims: usize,
+    /// Which of them form a pair.
+    pub pairing: Pairing,
+    /// What [`rope::angles`] made for the step's rows, `[rows × dims]`.
+    pub table: &'a [f32],
+}
+
+impl Turn<'_> {
+    fn apply(&self, isa: Isa, row: usize, head: &mut [f32]) {
+        let n = head.len();
+        rope::apply(isa, head, 1, n, self.dims, self.pairing, &self.table[row * self.dims..][..self.dims]);
+    }
+}
+
 /// The keys and values of one layer.
 pub struct KvCache {
     layout: KvLayout,
@@ -232,10 +251,27 @@ impl KvCache {
     /// # Panics
     /// When a page table or a slice is too short, or a page does not exist.
     pub fn write(&mut self, pool: &Pool, isa: Isa, k: &[f32], v: &[f32], seqs: &[SeqRows<'_>]) {
+        self.write_turned(pool, isa, k, v, None, seqs);
+    }
+
+    /// [`write`](KvCache::write), where `turn` first gives the keys their rotary positions.
+    ///
+    /// # Panics
+    /// As [`write`](KvCache::write), and when `turn` has too few angles.
+    pub fn write_turned(
+        &mut self,
+        pool: &Pool,
+        isa: Isa,
+        k: &[f32],
+        v: &[f32],
+        turn: Option<Turn<'_>>,
+        seqs: &[SeqRows<'_>],
+    ) {
         let KvLayout { kv_heads, k_dim, v_dim, dtype } = self.layout;
         let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
         let bytes = Parts::new(&mut self.memory[..]);
         let write_head = |head: usize| {
+            let mut turned = vec![0.0; if turn.is_some() { k_dim } else { 0 }];
             for seq in seqs {
                 for (i, row) in seq.rows.clone().enumerate() {
                     let position = seq.start as usize + i;
@@ -249,7 +285,13 @@ impl KvCache {
                     }
                     let (keys, values) = plane.split_at_mut(key_bytes);
                     let at = (row * kv_heads + head) * k_dim;
-                    store(isa, dtype, &k[at..at + k_dim], keys, slot, true);
+                    let mut key = &k[at..at + k_dim];
+                    if let Some(turn) = &turn {
+                        turned.copy_from_slice(key);
+                        turn.apply(isa, row, &mut turned);
+                        key = &turned;
+                    }
+                    store(isa, dtype, key, keys, slot, true);
                     let at = (row * kv_heads + head) * v_dim;
                     store(isa, dtype, &v[at..at + v_dim], values, slot, false);
                 }

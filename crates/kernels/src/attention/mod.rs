@@ -19,7 +19,7 @@ mod wide;
 
 use std::ops::Range;
 
-pub use cache::{KvCache, KvError, KvLayout, KvType, PAGE};
+pub use cache::{KvCache, KvError, KvLayout, KvType, PAGE, Turn};
 pub use reference::reference;
 pub use tile::attend;
 

@@ -8,6 +8,7 @@ use crate::{
     isa::Isa,
     pool::{Parts, Pool},
 };
+use std::cell::RefCell;
 
 /// Numbers that one task of the pool turns into integers at least.
 const MIN_NUMBERS: usize = 8 << 10;
@@ -15,6 +16,7 @@ const MIN_NUMBERS: usize = 8 << 10;
 /// Buffers that a caller keeps from step to step, so that products allocate nothing once they have grown.
 #[derive(Default)]
 pub struct Scratch {
+    floats: Vec<f32>,
     fine: Vec<Block32>,
     superblocks: Vec<Block256>,
 }
@@ -26,16 +28,35 @@ impl Scratch {
     }
 }
 
-/// Rows `x[t * stride ..][..cols]` shared by several products. Eight-bit forms are made when a product first needs
-/// them, once for all that follow.
+/// Rows shared by several products. Eight-bit forms are made when a product first needs them, once for all that follow.
 pub struct Input<'a> {
-    x: &'a [f32],
+    source: Source<'a>,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    stride: usize,
     scratch: &'a mut Scratch,
-    has_fine: bool,
-    has_super: bool,
+    has: Forms,
+}
+
+/// Where rows come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// `x[t * stride ..][..cols]`.
+    Memory { x: &'a [f32], stride: usize },
+    /// What the function writes for row `t`. It is called once for each row.
+    Computed(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
+}
+
+/// Forms of rows.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Forms {
+    floats: bool,
+    fine: bool,
+    superblocks: bool,
+}
+
+thread_local! {
+    /// A computed row on its way to its forms.
+    static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<'a> Input<'a> {
@@ -53,30 +74,84 @@ impl<'a> Input<'a> {
     /// When `x` is shorter than that.
     pub fn strided(scratch: &'a mut Scratch, x: &'a [f32], rows: usize, cols: usize, stride: usize) -> Input<'a> {
         assert!(rows == 0 || (rows - 1) * stride + cols <= x.len(), "an input shorter than its rows");
-        Input { x, rows, cols, stride, scratch, has_fine: false, has_super: false }
+        Input {
+            source: Source::Memory { x, stride },
+            rows,
+            cols,
+            scratch,
+            has: Forms { floats: true, ..Forms::default() },
+        }
     }
 
-    /// Makes a form unless it is there.
-    pub(super) fn prepare(&mut self, pool: &Pool, isa: Isa, form: Form) {
-        let numbers = Numbers { x: self.x, rows: self.rows, cols: self.cols, stride: self.stride };
-        match form {
-            Form::Float | Form::Decoded => {}
-            Form::Fine if self.has_fine => {}
-            Form::Super if self.has_super => {}
-            Form::Fine => {
-                numbers.fill(pool, &mut self.scratch.fine, Block32::ZERO, 32, |x, to| quantize32(isa, x, to));
-                self.has_fine = true;
-            }
-            Form::Super => {
-                numbers.fill(pool, &mut self.scratch.superblocks, Block256::ZERO, 256, |x, to| quantize256(isa, x, to));
-                self.has_super = true;
+    /// Rows that `row` writes: an operation that belongs to the product. It is called once for each row, on any thread,
+    /// and its rows are never stored where only their eight-bit forms are needed.
+    pub fn computed(
+        scratch: &'a mut Scratch,
+        rows: usize,
+        cols: usize,
+        row: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Input<'a> {
+        Input { source: Source::Computed(row), rows, cols, scratch, has: Forms::default() }
+    }
+
+    /// Makes the forms that are not there.
+    ///
+    /// # Panics
+    /// When computed rows have forms already and want others: they are computed once.
+    pub(super) fn prepare(&mut self, pool: &Pool, isa: Isa, forms: impl Iterator<Item = Form>) {
+        let mut make = Forms::default();
+        for form in forms {
+            match form {
+                Form::Float | Form::Decoded => make.floats |= !self.has.floats,
+                Form::Fine => make.fine |= !self.has.fine,
+                Form::Super => make.superblocks |= !self.has.superblocks,
             }
         }
+        if make == Forms::default() {
+            return;
+        }
+        let computed = matches!(self.source, Source::Computed(_));
+        assert!(!computed || self.has == Forms::default(), "computed rows belong to one call");
+        let (source, rows, cols) = (self.source, self.rows, self.cols);
+        let floats = Rows::new(&mut self.scratch.floats, make.floats, rows, cols, 0.0);
+        let fine = Rows::new(&mut self.scratch.fine, make.fine, rows, cols / 32, Block32::ZERO);
+        let superblocks = Rows::new(&mut self.scratch.superblocks, make.superblocks, rows, cols / 256, Block256::ZERO);
+        let group = MIN_NUMBERS.div_ceil(cols.max(1));
+        pool.run(rows.div_ceil(group), |i| {
+            for t in i * group..rows.min((i + 1) * group) {
+                let quantize = |x: &[f32]| {
+                    if let Some(to) = fine.row(t) {
+                        quantize32(isa, x, to);
+                    }
+                    if let Some(to) = superblocks.row(t) {
+                        quantize256(isa, x, to);
+                    }
+                };
+                match (source, floats.row(t)) {
+                    (Source::Memory { x, stride }, _) => quantize(&x[t * stride..][..cols]),
+                    (Source::Computed(row), Some(x)) => {
+                        row(t, x);
+                        quantize(x);
+                    }
+                    (Source::Computed(row), None) => ROW.with_borrow_mut(|x| {
+                        x.resize(cols, 0.0);
+                        row(t, x);
+                        quantize(x);
+                    }),
+                }
+            }
+        });
+        self.has.floats |= make.floats;
+        self.has.fine |= make.fine;
+        self.has.superblocks |= make.superblocks;
     }
 
     /// Row `t`.
     pub(super) fn row(&self, t: usize) -> &[f32] {
-        &self.x[t * self.stride..][..self.cols]
+        match self.source {
+            Source::Memory { x, stride } => &x[t * stride..][..self.cols],
+            Source::Computed(_) => &self.scratch.floats[t * self.cols..][..self.cols],
+        }
     }
 
     /// Row `t` in blocks of 32 integers.
@@ -92,36 +167,24 @@ impl<'a> Input<'a> {
     }
 }
 
-struct Numbers<'a> {
-    x: &'a [f32],
-    rows: usize,
-    cols: usize,
-    stride: usize,
+/// Rows of a form that tasks fill, where it is wanted.
+struct Rows<'a, B> {
+    all: Option<Parts<'a, B>>,
+    len: usize,
 }
 
-impl Numbers<'_> {
-    /// Fills `out` with `block` numbers a piece, a group of rows to a task.
-    fn fill<B: Copy + Send>(
-        &self,
-        pool: &Pool,
-        out: &mut Vec<B>,
-        zero: B,
-        block: usize,
-        quantize: impl Fn(&[f32], &mut [B]) + Sync,
-    ) {
-        let blocks = self.cols / block;
-        if out.len() < self.rows * blocks {
-            out.resize(self.rows * blocks, zero);
+impl<'a, B: Copy> Rows<'a, B> {
+    fn new(buffer: &'a mut Vec<B>, wanted: bool, rows: usize, len: usize, zero: B) -> Rows<'a, B> {
+        if wanted && buffer.len() < rows * len {
+            buffer.resize(rows * len, zero);
         }
-        let out = Parts::new(out);
-        let group = MIN_NUMBERS.div_ceil(self.cols.max(1));
-        pool.run(self.rows.div_ceil(group), |i| {
-            for t in i * group..self.rows.min((i + 1) * group) {
-                #[expect(unsafe_code, reason = "tasks write disjoint rows")]
-                // SAFETY: each row belongs to one task.
-                let to = unsafe { out.part(t * blocks, blocks) };
-                quantize(&self.x[t * self.stride..][..self.cols], to);
-            }
-        });
+        Rows { all: wanted.then(|| Parts::new(buffer)), len }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, and each is one task's")]
+    fn row(&self, t: usize) -> Option<&mut [B]> {
+        #[expect(unsafe_code, reason = "tasks write disjoint rows")]
+        // SAFETY: each row belongs to one task, which holds it once at a time.
+        self.all.as_ref().map(|all| unsafe { all.part(t * self.len, self.len) })
     }
 }

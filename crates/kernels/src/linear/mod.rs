@@ -19,7 +19,7 @@ mod weights;
 
 pub use input::{Input, Scratch};
 pub use routes::Routes;
-pub use tasks::{From, Product, experts, linear};
+pub use tasks::{From, Gated, Product, experts, gated, gated_experts, linear};
 pub use weights::{PackError, Weights};
 
 use allod_codec as codec;

@@ -4,12 +4,14 @@ use super::{
     Input, Routes, Sums, Weights, float,
     layout::ROWS,
     quant::{self, Form, Slab},
+    rows8::{Block32, Block256},
 };
 use crate::{
+    act::Glu,
     isa::Isa,
     pool::{Parts, Pool},
 };
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
 pub(super) const MAX_ROWS: usize = 128;
@@ -41,27 +43,53 @@ pub enum From {
     Slot,
 }
 
+/// Two products whose results are joined before they are written: `y = act(gate) · up`.
+pub struct Gated<'a> {
+    /// Weights of the gate, and its bias.
+    pub gate: (&'a Weights, Option<&'a [f32]>),
+    /// The same of the other product, with as many rows.
+    pub up: (&'a Weights, Option<&'a [f32]>),
+    /// How they are joined.
+    pub glu: Glu,
+    /// Where the results go.
+    pub y: &'a mut [f32],
+    /// Elements from one output row to the next.
+    pub stride: usize,
+}
+
 /// Runs the products of one input in one parallel region.
 ///
 /// # Panics
 /// When a product's shapes do not fit: columns unlike the input's, an output or a bias too short, a stack of experts.
 pub fn linear(pool: &Pool, isa: Isa, input: &mut Input, products: &mut [Product]) {
-    let rows = input.rows;
-    let threads = pool.threads();
-    let jobs = |p: &Product| {
-        assert!(p.w.experts() == 1, "a stack of experts needs routes");
-        check(p, input.cols, rows);
-        Job::new(p.w, rows, threads).tasks()
-    };
-    let total = products.iter().map(jobs).sum();
     for p in &*products {
-        input.prepare(pool, isa, Form::of(p.w.dtype()));
+        check((p.w, p.bias), (&*p.y, p.stride), input.cols, input.rows);
     }
+    plain(pool, isa, input, &outs(products));
+}
+
+/// Runs a gated product; the bytes are those of two products and [`Glu::apply`] on their results.
+///
+/// # Panics
+/// As [`linear`], and when gate and up differ in rows.
+pub fn gated(pool: &Pool, isa: Isa, input: &mut Input, g: &mut Gated) {
+    check(g.gate, (&*g.y, g.stride), input.cols, input.rows);
+    check(g.up, (&*g.y, g.stride), input.cols, input.rows);
+    plain(pool, isa, input, &[Some(Out::gated(g))]);
+}
+
+fn plain(pool: &Pool, isa: Isa, input: &mut Input, outs: &[Option<Out>]) {
+    let (rows, threads) = (input.rows, pool.threads());
+    let total = outs.iter().flatten().map(|out| {
+        assert!(out.w.experts() == 1, "a stack of experts needs routes");
+        Job::new(out, rows, threads).tasks()
+    });
+    let total = total.sum();
+    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::forms));
     let input = &*input;
-    let outs = outs(products);
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {
-            let job = Job::new(out.w, rows, threads);
+            let job = Job::new(out, rows, threads);
             if i < job.tasks() {
                 let (panels, range) = job.task(i);
                 return out.run(isa, input, 0, panels, &mut range.map(|t| (t, t)));
@@ -77,28 +105,41 @@ pub fn linear(pool: &Pool, isa: Isa, input: &mut Input, products: &mut [Product]
 /// # Panics
 /// As [`linear`], and when routes and weights disagree about the number of experts.
 pub fn experts(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Routes, products: &mut [Product]) {
+    for p in &*products {
+        check((p.w, p.bias), (&*p.y, p.stride), input.cols, routes.slots());
+    }
+    routed(pool, isa, input, from, routes, &outs(products));
+}
+
+/// Runs a gated product with stacks of experts, as [`gated`] and [`experts`].
+///
+/// # Panics
+/// As those do.
+pub fn gated_experts(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Routes, g: &mut Gated) {
+    check(g.gate, (&*g.y, g.stride), input.cols, routes.slots());
+    check(g.up, (&*g.y, g.stride), input.cols, routes.slots());
+    routed(pool, isa, input, from, routes, &[Some(Out::gated(g))]);
+}
+
+fn routed(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Routes, outs: &[Option<Out>]) {
     let needed = match from {
         From::Token => routes.slots() / routes.per_token().max(1),
         From::Slot => routes.slots(),
     };
     assert!(input.rows >= needed, "routes ask for more rows than the input has");
     let threads = pool.threads();
-    let jobs = |p: &Product| {
-        assert!(p.w.experts() == routes.experts(), "routes and weights disagree about the number of experts");
-        check(p, input.cols, routes.slots());
-        (0..routes.experts()).map(|e| Job::new(p.w, routes.bucket(e).len(), threads).tasks()).sum::<usize>()
+    let jobs = |out: &Out| {
+        assert!(out.w.experts() == routes.experts(), "routes and weights disagree about the number of experts");
+        (0..routes.experts()).map(|e| Job::new(out, routes.bucket(e).len(), threads).tasks()).sum::<usize>()
     };
-    let total = products.iter().map(jobs).sum();
-    for p in &*products {
-        input.prepare(pool, isa, Form::of(p.w.dtype()));
-    }
+    let total = outs.iter().flatten().map(jobs).sum();
+    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::forms));
     let input = &*input;
-    let outs = outs(products);
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {
             for e in 0..routes.experts() {
                 let bucket = routes.bucket(e);
-                let job = Job::new(out.w, bucket.len(), threads);
+                let job = Job::new(out, bucket.len(), threads);
                 if i < job.tasks() {
                     let (panels, range) = job.task(i);
                     let rows = bucket[range].iter().map(|&slot| match from {
@@ -113,11 +154,11 @@ pub fn experts(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Ro
     });
 }
 
-fn check(p: &Product, cols: usize, rows: usize) {
-    assert!(p.w.cols() == cols, "weights of {} columns for an input of {cols}", p.w.cols());
-    assert!(p.stride >= p.w.rows(), "output rows overlap");
-    assert!(rows == 0 || (rows - 1) * p.stride + p.w.rows() <= p.y.len(), "an output shorter than its rows");
-    assert!(p.bias.is_none_or(|b| b.len() == p.w.experts() * p.w.rows()), "a bias unlike its rows");
+fn check((w, bias): (&Weights, Option<&[f32]>), (y, stride): (&[f32], usize), cols: usize, rows: usize) {
+    assert!(w.cols() == cols, "weights of {} columns for an input of {cols}", w.cols());
+    assert!(stride >= w.rows(), "output rows overlap");
+    assert!(rows == 0 || (rows - 1) * stride + w.rows() <= y.len(), "an output shorter than its rows");
+    assert!(bias.is_none_or(|b| b.len() == w.experts() * w.rows()), "a bias unlike its rows");
 }
 
 /// Products that one call takes without allocating.
@@ -126,7 +167,9 @@ const MAX_PRODUCTS: usize = 8;
 fn outs<'a>(products: &'a mut [Product]) -> [Option<Out<'a>>; MAX_PRODUCTS] {
     assert!(products.len() <= MAX_PRODUCTS, "more than {MAX_PRODUCTS} products in one call");
     let mut products = products.iter_mut();
-    std::array::from_fn(|_| products.next().map(|p| Out { w: p.w, bias: p.bias, y: Parts::new(p.y), stride: p.stride }))
+    std::array::from_fn(|_| {
+        products.next().map(|p| Out { w: p.w, bias: p.bias, up: None, y: Parts::new(p.y), stride: p.stride })
+    })
 }
 
 /// How one matrix and its input rows are cut: groups of panels × groups of rows, panels running faster so that a
@@ -138,8 +181,9 @@ struct Job {
 }
 
 impl Job {
-    fn new(w: &Weights, rows: usize, threads: usize) -> Job {
-        let (panels, panel_bytes) = (w.panels(), (w.row_bytes() * ROWS).max(1));
+    fn new(out: &Out, rows: usize, threads: usize) -> Job {
+        let row_bytes = out.w.row_bytes() + out.up.as_ref().map_or(0, |up| up.w.row_bytes());
+        let (panels, panel_bytes) = (out.w.panels(), (row_bytes * ROWS).max(1));
         let group = if rows < 8 {
             let share = panels * panel_bytes / (threads * TASKS);
             share.clamp(BYTES.start, BYTES.end) / panel_bytes
@@ -164,11 +208,60 @@ impl Job {
 struct Out<'a> {
     w: &'a Weights,
     bias: Option<&'a [f32]>,
+    up: Option<Up<'a>>,
     y: Parts<'a, f32>,
     stride: usize,
 }
 
-impl Out<'_> {
+/// The other half of a gated product.
+struct Up<'a> {
+    w: &'a Weights,
+    bias: Option<&'a [f32]>,
+    glu: Glu,
+}
+
+/// The input rows of a task in the form that its weights ask for.
+enum Rows<'a> {
+    Float([&'a [f32]; MAX_ROWS]),
+    Fine([&'a [Block32]; MAX_ROWS]),
+    Super([&'a [Block256]; MAX_ROWS]),
+}
+
+impl<'a> Rows<'a> {
+    fn of(input: &'a Input, form: Form, from: &[usize]) -> Rows<'a> {
+        match form {
+            Form::Float | Form::Decoded => Rows::Float(gather(from, |t| input.row(t))),
+            Form::Fine => Rows::Fine(gather(from, |t| input.fine(t))),
+            Form::Super => Rows::Super(gather(from, |t| input.superblocks(t))),
+        }
+    }
+
+    /// Adds to `sums` the products of its first rows with a panel.
+    fn add(&self, isa: Isa, w: &Weights, slab: &mut Slab, panel: &[u8], sums: &mut [Sums]) {
+        let n = sums.len();
+        match (self, Form::of(w.dtype())) {
+            (Rows::Float(x), Form::Float) => float::panel(isa, w.dtype(), panel, &x[..n], sums),
+            (Rows::Float(x), _) => float::decoded(isa, w.dtype(), panel, &x[..n], sums),
+            (Rows::Fine(x), _) => quant::fine(isa, w.dtype(), slab, panel, &x[..n], sums),
+            (Rows::Super(x), _) => quant::superblock(isa, w.dtype(), slab, panel, &x[..n], sums),
+        }
+    }
+}
+
+impl<'a> Out<'a> {
+    fn gated(g: &'a mut Gated) -> Out<'a> {
+        let ((w, bias), (up, up_bias)) = (g.gate, g.up);
+        assert!(up.rows() == w.rows() && up.experts() == w.experts(), "a gate unlike what it gates");
+        let up = Some(Up { w: up, bias: up_bias, glu: g.glu });
+        Out { w, bias, up, y: Parts::new(g.y), stride: g.stride }
+    }
+
+    /// Forms of the input that its weights ask for.
+    fn forms(&self) -> impl Iterator<Item = Form> + use<> {
+        let up = self.up.as_ref().map(|up| Form::of(up.w.dtype()));
+        [Form::of(self.w.dtype())].into_iter().chain(up)
+    }
+
     /// One task: `rows` gives pairs of input row and output row.
     fn run(
         &self,
@@ -183,56 +276,124 @@ impl Out<'_> {
             (from[i], to[i], n) = (x, y, i + 1);
         }
         let (from, to) = (&from[..n], &to[..n]);
-        match Form::of(self.w.dtype()) {
-            Form::Float => {
-                let x = gather(from, |t| input.row(t));
-                self.each(expert, panels, to, |panel, sums| float::panel(isa, self.w.dtype(), panel, &x[..n], sums));
+        let form = Form::of(self.w.dtype());
+        let x = Rows::of(input, form, from);
+        WORK.with_borrow_mut(|work| {
+            let Work { slabs, sums: [a, b] } = &mut **work;
+            let (a, b) = (&mut a[..n], &mut b[..n]);
+            let this = (self.w, self.bias);
+            let Some(up) = &self.up else {
+                let together = quant::pairs(isa, form, n);
+                for panel in panels.clone().step_by(2) {
+                    let both = panel + 1 < panels.end;
+                    if both && together {
+                        products(isa, [this; 2], &x, slabs, expert, [panel, panel + 1], [a, b]);
+                    } else {
+                        product(isa, this, &x, &mut slabs[0], (expert, panel), a);
+                        if both {
+                            product(isa, this, &x, &mut slabs[1], (expert, panel + 1), b);
+                        }
+                    }
+                    self.write(panel, to, a);
+                    if both {
+                        self.write(panel + 1, to, b);
+                    }
+                }
+                return;
+            };
+            let other = (up.w, up.bias);
+            let other_x = Some(Form::of(up.w.dtype())).filter(|&f| f != form).map(|f| Rows::of(input, f, from));
+            let together = up.w.dtype() == self.w.dtype() && quant::pairs(isa, form, n);
+            for panel in panels {
+                // A short panel is filled up in the one buffer there is for it.
+                if together && (panel + 1) * ROWS <= self.w.rows() {
+                    products(isa, [this, other], &x, slabs, expert, [panel; 2], [a, b]);
+                } else {
+                    product(isa, this, &x, &mut slabs[0], (expert, panel), a);
+                    product(isa, other, other_x.as_ref().unwrap_or(&x), &mut slabs[1], (expert, panel), b);
+                }
+                up.glu.apply(isa, a.as_flattened_mut(), b.as_flattened());
+                self.write(panel, to, a);
             }
-            Form::Decoded => {
-                let x = gather(from, |t| input.row(t));
-                self.each(expert, panels, to, |panel, sums| float::decoded(isa, self.w.dtype(), panel, &x[..n], sums));
-            }
-            Form::Fine => {
-                let (x, mut slab) = (gather(from, |t| input.fine(t)), Slab::new());
-                self.each(expert, panels, to, |panel, sums| {
-                    quant::fine(isa, self.w.dtype(), &mut slab, panel, &x[..n], sums);
-                });
-            }
-            Form::Super => {
-                let (x, mut slab) = (gather(from, |t| input.superblocks(t)), Slab::new());
-                self.each(expert, panels, to, |panel, sums| {
-                    quant::superblock(isa, self.w.dtype(), &mut slab, panel, &x[..n], sums);
-                });
-            }
-        }
+        });
     }
 
-    /// Panel after panel: sums from 0, what `add` adds to them, and their way out.
-    fn each(&self, expert: usize, panels: Range<usize>, to: &[usize], mut add: impl FnMut(&[u8], &mut [Sums])) {
-        let mut all = [[0.0; ROWS]; MAX_ROWS];
-        let sums = &mut all[..to.len()];
-        for panel in panels {
-            sums.fill([0.0; ROWS]);
-            self.w.with_panel(expert, panel, |bytes| add(bytes, sums));
-            self.write(expert, panel, to, sums);
-        }
-    }
-
-    /// Adds the bias and writes the sums of one panel.
-    fn write(&self, expert: usize, panel: usize, to: &[usize], sums: &[Sums]) {
-        let (first, rows) = (panel * ROWS, self.w.rows());
-        let n = ROWS.min(rows - first);
-        let bias = self.bias.map(|b| &b[expert * rows + first..][..n]);
+    /// Writes the sums of one panel.
+    fn write(&self, panel: usize, to: &[usize], sums: &[Sums]) {
+        let first = panel * ROWS;
+        let n = ROWS.min(self.w.rows() - first);
         for (&t, sums) in to.iter().zip(sums) {
             #[expect(unsafe_code, reason = "tasks write disjoint parts")]
             // SAFETY: no two tasks share both a panel and an output row.
             let y = unsafe { self.y.part(t * self.stride + first, n) };
-            match bias {
-                Some(bias) => y.iter_mut().zip(sums).zip(bias).for_each(|((y, s), b)| *y = s + b),
+            // A copy of known length is no call.
+            match y.as_mut_array() {
+                Some(y) => *y = *sums,
                 None => y.copy_from_slice(&sums[..n]),
             }
         }
     }
+}
+
+/// Weights and their bias.
+type Biased<'a> = (&'a Weights, Option<&'a [f32]>);
+
+/// The products of all rows with one panel, bias included.
+fn product(isa: Isa, (w, bias): Biased, x: &Rows, slab: &mut Slab, (expert, panel): (usize, usize), sums: &mut [Sums]) {
+    sums.fill([0.0; ROWS]);
+    w.with_panel(expert, panel, |bytes| x.add(isa, w, slab, bytes, sums));
+    add_bias((w, bias), expert, panel, sums);
+}
+
+/// As [`product`], of two panels of one type that are not both short.
+fn products(
+    isa: Isa,
+    w: [Biased; 2],
+    x: &Rows,
+    slabs: &mut [Slab; 2],
+    expert: usize,
+    panels: [usize; 2],
+    sums: [&mut [Sums]; 2],
+) {
+    let [a, b] = sums;
+    a.fill([0.0; ROWS]);
+    b.fill([0.0; ROWS]);
+    let (n, dtype) = (a.len(), w[0].0.dtype());
+    w[0].0.with_panel(expert, panels[0], |first| {
+        w[1].0.with_panel(expert, panels[1], |second| {
+            let bytes = [first, second];
+            match x {
+                Rows::Fine(x) => quant::fine_pair(isa, dtype, slabs, bytes, &x[..n], [&mut *a, &mut *b]),
+                Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, bytes, &x[..n], [&mut *a, &mut *b]),
+                Rows::Float(_) => debug_assert!(false, "floats are not paired"),
+            }
+        });
+    });
+    add_bias(w[0], expert, panels[0], a);
+    add_bias(w[1], expert, panels[1], b);
+}
+
+fn add_bias((w, bias): Biased, expert: usize, panel: usize, sums: &mut [Sums]) {
+    if let Some(bias) = bias {
+        let first = panel * ROWS;
+        let bias = &bias[expert * w.rows() + first..][..ROWS.min(w.rows() - first)];
+        for sums in sums {
+            sums.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+        }
+    }
+}
+
+/// What a task works in, kept from task to task: clearing it would cost as much as a small task does.
+struct Work {
+    slabs: [Slab; 2],
+    sums: [[Sums; MAX_ROWS]; 2],
+}
+
+thread_local! {
+    static WORK: RefCell<Box<Work>> = RefCell::new(Box::new(Work {
+        slabs: [Slab::new(), Slab::new()],
+        sums: [[[0.0; ROWS]; MAX_ROWS]; 2],
+    }));
 }
 
 /// The rows numbered `from`; what is left of the array stays empty.

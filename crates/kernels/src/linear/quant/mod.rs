@@ -58,6 +58,9 @@ pub(super) struct Slab {
     d: [[f32; ROWS]; 8],
     /// Minima of each block of 32 columns; of a super-block the first only: the scale of minima.
     m: [[f32; ROWS]; 8],
+    /// For each 2 columns: 16 rows × 2 weights as integers of 16 bits, integer scales included. Only where a tier
+    /// multiplies in 16 bits.
+    wide: [Lanes; CHUNK / 2],
 }
 
 impl Slab {
@@ -70,6 +73,7 @@ impl Slab {
             min_pairs: [zeros; 8],
             d: [[0.0; 16]; 8],
             m: [[0.0; 16]; 8],
+            wide: [zeros; 128],
         }
     }
 
@@ -206,6 +210,70 @@ pub(super) fn fine(isa: Isa, dtype: DType, slab: &mut Slab, panel: &[u8], x: &[&
         DType::MXFP4 => dispatch!(fine, isa, fine::MXFP4, (slab, panel, x, sums)),
         _ => debug_assert!(false, "{dtype} has no blocks of 32"),
     }
+}
+
+/// Whether two panels go faster together than one after the other.
+pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
+    isa == Isa::Avx512 && matches!(form, Form::Fine | Form::Super) && rows >= 4
+}
+
+macro_rules! dispatch_pair {
+    ($run:ident, $single:ident, $type:ty, ($isa:expr, $slabs:expr, $panels:expr, $x:expr, $sums:expr)) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::avx512::$run::<$type>($slabs, $panels, $x, $sums),
+            _ => {
+                for ((slab, panel), sums) in $slabs.iter_mut().zip($panels).zip($sums) {
+                    dispatch!($single, $isa, $type, (slab, panel, $x, sums));
+                }
+            }
+        }
+    };
+}
+
+/// [`fine`] for two panels of one type.
+pub(super) fn fine_pair(
+    isa: Isa,
+    dtype: DType,
+    slabs: &mut [Slab; 2],
+    panels: [&[u8]; 2],
+    x: &[&[Block32]],
+    sums: [&mut [Sums]; 2],
+) {
+    macro_rules! types {
+        ($($name:ident)*) => {
+            match dtype {
+                $(DType::$name => dispatch_pair!(fine_pair, fine, fine::$name, (isa, slabs, panels, x, sums)),)*
+                _ => debug_assert!(false, "{dtype} has no blocks of 32"),
+            }
+        };
+    }
+    types!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4);
+}
+
+/// [`superblock`] for two panels of one type.
+pub(super) fn superblock_pair(
+    isa: Isa,
+    dtype: DType,
+    slabs: &mut [Slab; 2],
+    panels: [&[u8]; 2],
+    x: &[&[Block256]],
+    sums: [&mut [Sums]; 2],
+) {
+    macro_rules! types {
+        ($($room:ident: $($name:ident)*;)*) => {
+            match dtype {
+                $($(DType::$name => {
+                    dispatch_pair!(superblock_pair, superblock, $room::$name, (isa, slabs, panels, x, sums))
+                })*)*
+                _ => debug_assert!(false, "{dtype} has no super-blocks"),
+            }
+        };
+    }
+    types!(
+        superblock: Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_XS;
+        codebook: IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S TQ1_0 TQ2_0;
+    );
 }
 
 /// As [`fine`], for types with super-blocks.

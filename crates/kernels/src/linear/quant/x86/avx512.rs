@@ -36,6 +36,56 @@ macro_rules! panel {
         }
     };
 }
+/// The type's panels, two at a time: each of the input's broadcasts then serves two products, which would else be bound
+/// by loads.
+macro_rules! pair {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $tile:ident) => {
+        pub(in super::super) fn $name<T: $kind>(
+            slabs: &mut [Slab; 2],
+            panels: [&[u8]; 2],
+            x: &[&[$block]],
+            sums: [&mut [Sums]; 2],
+        ) {
+            // SAFETY: this tier is chosen only where the machine has its instructions.
+            unsafe { $inner::<T>(slabs, panels, x, sums) }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn $inner<T: $kind>(slabs: &mut [Slab; 2], panels: [&[u8]; 2], x: &[&[$block]], sums: [&mut [Sums]; 2]) {
+            let [a, b] = sums;
+            for ((first, n, chunk), (_, _, other)) in chunks::<T>(panels[0]).zip(chunks::<T>(panels[1])) {
+                prefetch(chunk, 0, 1);
+                prefetch(other, 0, 1);
+                slabs[0].unpack::<T, One>(chunk);
+                slabs[1].unpack::<T, One>(other);
+                let first = first / $columns;
+                let end = first + n / $columns;
+                for ((x, a), b) in x.chunks(6).zip(a.chunks_mut(6)).zip(b.chunks_mut(6)) {
+                    macro_rules! tile {
+                        ($rows:literal) => {{
+                            let mut rows = [&x[0][..0]; $rows];
+                            for t in 0..$rows {
+                                rows[t] = &x[t][first..end];
+                            }
+                            $tile::<T, $rows>(slabs, rows, [a, b]);
+                        }};
+                    }
+                    match x.len() {
+                        1 => tile!(1),
+                        2 => tile!(2),
+                        3 => tile!(3),
+                        4 => tile!(4),
+                        5 => tile!(5),
+                        6 => tile!(6),
+                        _ => unreachable!("chunks are no longer than asked"),
+                    }
+                }
+            }
+        }
+    };
+}
+pair!(fine_pair, fine_panels, Fine, Block32, 32, fine_tiles);
+pair!(superblock_pair, superblock_panels, Super, Block256, 256, superblock_tiles);
 panel!(fine, fine_panel, Fine, Block32, 32, fine_row, fine_tile);
 panel!(superblock, superblock_panel, Super, Block256, 256, superblock_row, superblock_tile);
 
@@ -243,4 +293,83 @@ fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
         }
     }
     superblock_add::<T, N>(slab, blocks, total, sums);
+}
+
+/// `N` input rows with the chunks of two panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fine_tiles<T: Fine, const N: usize>(slabs: &[Slab; 2], x: [&[Block32]; N], sums: [&mut [Sums]; 2]) {
+    let blocks = x[0].len();
+    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.iter().all(|s| s.len() == N));
+    // SAFETY: every input row has `blocks` blocks, the slabs have 8, `Sums` are 16 numbers.
+    unsafe {
+        let mut y = [[_mm512_setzero_ps(); N]; 2];
+        for p in 0..2 {
+            for t in 0..N {
+                y[p][t] = _mm512_loadu_ps(sums[p][t].as_ptr());
+            }
+        }
+        for b in 0..blocks {
+            let mut acc = [[_mm512_setzero_si512(); N]; 2];
+            for t in 0..N {
+                let begin = start::<T>(x[t].get_unchecked(b));
+                (acc[0][t], acc[1][t]) = (begin, begin);
+            }
+            for g in 0..8 {
+                let w0 = _mm512_load_si512(slabs[0].codes.as_ptr().add(b * 8 + g).cast());
+                let w1 = _mm512_load_si512(slabs[1].codes.as_ptr().add(b * 8 + g).cast());
+                for t in 0..N {
+                    let q = _mm512_set1_epi32(word(&x[t].get_unchecked(b).q, g * 4));
+                    acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, q);
+                    acc[1][t] = _mm512_dpbusd_epi32(acc[1][t], w1, q);
+                }
+            }
+            for p in 0..2 {
+                for t in 0..N {
+                    y[p][t] = fine_add::<T>(&slabs[p], b, x[t].get_unchecked(b), acc[p][t], y[p][t]);
+                }
+            }
+        }
+        for p in 0..2 {
+            for t in 0..N {
+                _mm512_storeu_ps(sums[p][t].as_mut_ptr(), y[p][t]);
+            }
+        }
+    }
+}
+
+/// `N` input rows with the super-blocks of two panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn superblock_tiles<T: Super, const N: usize>(slabs: &[Slab; 2], x: [&[Block256]; N], sums: [&mut [Sums]; 2]) {
+    let mut blocks = [&x[0][0]; N];
+    for t in 0..N {
+        blocks[t] = &x[t][0];
+    }
+    let mut total = [[_mm512_setzero_si512(); N]; 2];
+    // SAFETY: stretches are 256 columns in all.
+    unsafe {
+        for s in 0..256 / T::STRETCH {
+            let mut acc = [[_mm512_setzero_si512(); N]; 2];
+            for g in 0..T::STRETCH / 4 {
+                let at = s * T::STRETCH / 4 + g;
+                let w0 = _mm512_load_si512(slabs[0].codes.as_ptr().add(at).cast());
+                let w1 = _mm512_load_si512(slabs[1].codes.as_ptr().add(at).cast());
+                for t in 0..N {
+                    let q = _mm512_set1_epi32(word(&blocks[t].q, at * 4));
+                    acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, q);
+                    acc[1][t] = _mm512_dpbusd_epi32(acc[1][t], w1, q);
+                }
+            }
+            for p in 0..2 {
+                let scale = scale(&slabs[p], s);
+                for t in 0..N {
+                    total[p][t] = _mm512_add_epi32(total[p][t], _mm512_mullo_epi32(acc[p][t], scale));
+                }
+            }
+        }
+    }
+    let [a, b] = sums;
+    superblock_add::<T, N>(&slabs[0], blocks, total[0], a);
+    superblock_add::<T, N>(&slabs[1], blocks, total[1], b);
 }
