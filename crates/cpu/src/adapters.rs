@@ -111,6 +111,11 @@ impl Adapters {
         }
     }
 
+    /// Whether no row of the step that runs goes through one.
+    pub(crate) fn are_idle(&self) -> bool {
+        self.groups.iter().all(BTreeMap::is_empty)
+    }
+
     /// Adds the changes of one matrix to its products `y`, `[rows × out]`, with inputs `x`, `[rows × in]`.
     pub(crate) fn add(
         &self,

@@ -3,7 +3,7 @@
 use crate::{
     Cpu,
     arena::views,
-    run::{activation, glu, matrix},
+    run::{activation, gate as joined, matrix},
 };
 use allod_kernels::{act, elementwise, linear, moe, rows::for_rows};
 use allod_plan::{Experts, Groups, Route, Score, StepError, Value, Weigh};
@@ -40,8 +40,8 @@ impl Cpu {
     pub(crate) fn experts(&mut self, e: &Experts, ins: [Value; 3], outs: &[Value]) -> Result<(), StepError> {
         let [x, ids, weights] = ins;
         let (tokens, width, top) = (self.last.of(self.plan.value(x).rows), self.width(x), self.width(ids));
-        let ranges = self.ranges([x, ids, weights, outs[0], outs[1], outs[2], outs[3]]);
-        let [x, ids, weights, y, gate, up, down] = views(&mut self.arena, ranges)?;
+        let ranges = self.ranges([x, ids, weights, outs[0], outs[1], outs[3]]);
+        let [x, ids, weights, y, gate, down] = views(&mut self.arena, ranges)?;
         let (ids, weights): (&[u32], &[f32]) = (bytemuck::cast_slice(ids), weights);
         let (pool, isa, prepared, scratch) = (&*self.pool, self.isa, &self.weights, &mut self.scratch);
         let product = |p: &allod_plan::LinearPart| {
@@ -64,29 +64,16 @@ impl Cpu {
             }
         };
         let mut rows = linear::Input::new(&mut scratch.linear, input, input.len() / width, width);
-        let up_product = linear::Product { w: up_w, bias: up_b, y: &mut *up, stride: hidden };
         match e.gate.as_ref().and_then(product) {
-            Some((w, bias)) => {
-                let gate_product = linear::Product { w, bias, y: &mut *gate, stride: hidden };
-                linear::experts(pool, isa, &mut rows, from, routes, &mut [gate_product, up_product]);
-                let up = &*up;
-                // The gate becomes the hidden row.
-                for_rows(pool, tokens * top, hidden, gate, |r, out| {
-                    let mut gate = [0.0; 64];
-                    for (out, up) in out.chunks_mut(64).zip(up[r.start * hidden..r.end * hidden].chunks(64)) {
-                        let gate = &mut gate[..out.len()];
-                        gate.copy_from_slice(out);
-                        glu(isa, e.act, gate, up, out);
-                    }
-                });
+            Some(gated) => {
+                let (up, glu) = ((up_w, up_b), joined(e.act));
+                let mut gated = linear::Gated { gate: gated, up, glu, y: &mut *gate, stride: hidden };
+                linear::gated_experts(pool, isa, &mut rows, from, routes, &mut gated);
             }
             None => {
-                linear::experts(pool, isa, &mut rows, from, routes, &mut [up_product]);
-                let up = &*up;
-                for_rows(pool, tokens * top, hidden, gate, |r, out| {
-                    out.copy_from_slice(&up[r.start * hidden..r.end * hidden]);
-                    act::activate(isa, activation(e.act), out);
-                });
+                let product = linear::Product { w: up_w, bias: up_b, y: &mut *gate, stride: hidden };
+                linear::experts(pool, isa, &mut rows, from, routes, &mut [product]);
+                for_rows(pool, tokens * top, hidden, gate, |_, out| act::activate(isa, activation(e.act), out));
             }
         }
         let mut rows = linear::Input::new(&mut scratch.linear, gate, tokens * top, hidden);

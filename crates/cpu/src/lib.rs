@@ -5,6 +5,7 @@
 mod adapters;
 mod arena;
 mod experts;
+mod fused;
 mod observe;
 mod recurrent;
 mod run;
@@ -21,7 +22,9 @@ pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
 use allod_kernels::{attention::KvCache, linear};
-use allod_plan::{AdapterError, Arena, Backend, Capacity, Lora, Op, PAGE, Plan, RowLimits, Step, StepError, Value};
+use allod_plan::{
+    AdapterError, Arena, Backend, Capacity, Group, Lora, Op, PAGE, Plan, RowLimits, Step, StepError, Value,
+};
 use std::{ops::Range, sync::Arc};
 use weights::Prepared;
 
@@ -71,6 +74,7 @@ pub struct Cpu {
     capacity: Capacity,
     limits: RowLimits,
     weights: Vec<Prepared>,
+    groups: Vec<Group>,
     layout: Arena,
     arena: Vec<f32>,
     caches: Vec<KvCache>,
@@ -112,7 +116,8 @@ impl Cpu {
         let taps = taps.collect::<Result<Vec<_>, _>>()?;
         let limits = RowLimits { tokens: options.rows, outputs: options.outputs, sequences: options.sequences };
         let keep: Vec<Value> = taps.iter().map(|t| t.1).collect();
-        let layout = Arena::new(plan, limits, &keep);
+        let groups = plan.groups(&keep);
+        let layout = Arena::grouped(plan, limits, &keep, &groups);
         let pages = options.pages.unwrap_or(options.context.div_ceil(PAGE));
         let weights = weights::prepare(plan, source, &pool)?;
         let exact = weights.iter().all(Prepared::is_f32);
@@ -137,6 +142,7 @@ impl Cpu {
             plan: Arc::new(plan.clone()),
             pool,
             limits,
+            groups,
             layout,
             taps,
             observer: None,
@@ -171,6 +177,10 @@ impl Cpu {
         let states = self.states.iter().map(|s| s.len() * 4).sum::<usize>();
         let caches = self.caches.iter().filter_map(|c| Some(c.layout().page_bytes()? * c.pages())).sum::<usize>();
         [weights, caches + states, self.arena.len() * 4]
+    }
+
+    fn results(&self) -> &[f32] {
+        self.plan.result().map_or(&[], |v| &self.arena[self.range(v, self.last)])
     }
 
     fn ranges<const N: usize>(&self, values: [Value; N]) -> [Range<usize>; N] {
@@ -208,6 +218,13 @@ impl Backend for Cpu {
         }
         self.prepare_step(step);
         let plan = Arc::clone(&self.plan);
+        if self.observer.is_none() && self.adapters.are_idle() {
+            let groups = std::mem::take(&mut self.groups);
+            let done = groups.iter().try_for_each(|group| self.group(plan.nodes(), group, step));
+            self.groups = groups;
+            return done.map(|()| self.results());
+        }
+        // What happens between the operations of a group is seen, or changed: one by one.
         let mut observer = self.observer.take();
         let mut done = Ok(());
         for node in plan.nodes() {
@@ -220,11 +237,7 @@ impl Backend for Cpu {
             }
         }
         self.observer = observer;
-        done?;
-        match self.plan.result() {
-            Some(v) => Ok(&self.arena[self.range(v, self.last)]),
-            None => Ok(&[]),
-        }
+        done.map(|()| self.results())
     }
 
     fn copy_page(&mut self, from: u32, to: u32) {

@@ -44,7 +44,7 @@ impl Cpu {
             (Op::EmbedPositions { table, offset }, _) => self.embed(*table, out, |_, p| p as usize + *offset),
             (Op::Linear { parts }, Some(x)) => self.linear(parts, x, outs),
             (Op::HeadLinear { weight }, Some(x)) => self.head_linear(*weight, x, out),
-            (Op::Attend(a), Some(_)) => self.attend(a, ins, out, step),
+            (Op::Attend(a), Some(_)) => self.attend(a, ins, out, None, step),
             (Op::Route(r), Some(x)) => self.route(r, x, [out, outs[1]]),
             (Op::Conv1d(c), Some(x)) => self.conv1d(c, x, out, step),
             (Op::SelectiveScan(s), Some(x)) => self.selective_scan(s, [x, ins[1], ins[2], ins[3]], out, step),
@@ -54,17 +54,11 @@ impl Cpu {
             (Op::GatherOutputs, Some(x)) => self.gather(x, out, step),
             (Op::Pool(p), Some(x)) => self.pool_rows(*p, x, out, step),
             (Op::Concat { groups }, _) => self.concat(*groups, ins, out),
-            (Op::Glu(a), Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, _| glu(isa, *a, x, y, o)),
-            (Op::Add, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, _| {
-                o.copy_from_slice(x);
-                elementwise::add(isa, o, y);
-            }),
-            (Op::Mul, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, o, group| {
-                o.copy_from_slice(x);
-                match group {
-                    1 => elementwise::mul(isa, o, y),
-                    _ => elementwise::scale_rows(isa, o, y, group),
-                }
+            (Op::Glu(a), Some(x)) => self.binary(x, ins[1], out, |isa, x, y, _| gate(*a).apply(isa, x, y)),
+            (Op::Add, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, _| elementwise::add(isa, x, y)),
+            (Op::Mul, Some(x)) => self.binary(x, ins[1], out, |isa, x, y, group| match group {
+                1 => elementwise::mul(isa, x, y),
+                _ => elementwise::scale_rows(isa, x, y, group),
             }),
             (Op::GatedNorm { group, eps, weight, order }, Some(x)) => {
                 self.gated_norm((x, ins[1], out), *group, *eps, *weight, *order)
@@ -137,48 +131,59 @@ impl Cpu {
     fn unary(&mut self, op: &Op, x: Value, out: Value) -> Result<(), StepError> {
         let (rows, win, wout) = (self.last.of(self.plan.value(x).rows), self.width(x), self.width(out));
         let ranges = self.ranges([x, out]);
+        let (isa, weights, scratch) = (self.isa, &self.weights, &self.scratch);
+        if ranges[0] == ranges[1] {
+            let y = &mut self.arena[ranges[1].clone()];
+            for_rows(&self.pool, rows, wout, y, |range, y| in_place(isa, op, weights, scratch, range, y));
+            return Ok(());
+        }
         let [x, y] = views(&mut self.arena, ranges)?;
         let x = &*x;
-        let (isa, weights, scratch) = (self.isa, &self.weights, &self.scratch);
         for_rows(&self.pool, rows, wout, y, |range, y| {
             let x = &x[range.start * win..range.end * win];
             match op {
                 Op::Norm(n) => normalize(isa, n, weights, x, y),
-                Op::Rope(r) => rotate(isa, r, scratch, range, x, y),
                 Op::Columns { group, start, width } => {
                     let from = x.chunks_exact(*group).map(|g| &g[*start..start + width]);
                     y.chunks_exact_mut(*width).zip(from).for_each(|(y, x)| y.copy_from_slice(x));
                 }
                 _ => {
                     y.copy_from_slice(x);
-                    in_place(isa, op, weights, &scratch.positions, range, y);
+                    in_place(isa, op, weights, scratch, range, y);
                 }
             }
         });
         Ok(())
     }
 
+    /// `f` brings `b` to the result, which is `a` before.
     fn binary(
         &mut self,
         a: Value,
         b: Value,
         out: Value,
-        f: impl Fn(Isa, &[f32], &[f32], &mut [f32], usize) + Sync,
+        f: impl Fn(Isa, &mut [f32], &[f32], usize) + Sync,
     ) -> Result<(), StepError> {
         let (rows, wa, wb) = (self.last.of(self.plan.value(a).rows), self.width(a), self.width(b));
         let isa = self.isa;
-        let run = |pool: &Pool, x: &[f32], z: &[f32], y: &mut [f32]| {
+        let run = |pool: &Pool, x: Option<&[f32]>, z: &[f32], y: &mut [f32]| {
             for_rows(pool, rows, wa, y, |r, y| {
-                f(isa, &x[r.start * wa..r.end * wa], &z[r.start * wb..r.end * wb], y, wa / wb);
+                if let Some(x) = x {
+                    y.copy_from_slice(&x[r.start * wa..r.end * wa]);
+                }
+                f(isa, y, &z[r.start * wb..r.end * wb], wa / wb);
             });
         };
         let (ra, rb, ro) = (self.range(a, self.last), self.range(b, self.last), self.range(out, self.last));
         if a == b {
             let [x, y] = views(&mut self.arena, [ra, ro])?;
-            run(&self.pool, x, x, y);
+            run(&self.pool, Some(x), x, y);
+        } else if ra == ro {
+            let [y, z] = views(&mut self.arena, [ro, rb])?;
+            run(&self.pool, None, z, y);
         } else {
             let [x, z, y] = views(&mut self.arena, [ra, rb, ro])?;
-            run(&self.pool, x, z, y);
+            run(&self.pool, Some(x), z, y);
         }
         Ok(())
     }
@@ -205,7 +210,15 @@ impl Cpu {
         Ok(())
     }
 
-    fn attend(&mut self, a: &Attend, ins: &[Value], out: Value, step: &Step<'_>) -> Result<(), StepError> {
+    /// `turn` gives the keys their rotary positions first.
+    pub(crate) fn attend(
+        &mut self,
+        a: &Attend,
+        ins: &[Value],
+        out: Value,
+        turn: Option<&Rope>,
+        step: &Step<'_>,
+    ) -> Result<(), StepError> {
         let info = self.plan.caches()[a.cache.index()];
         let ranges: [Range<usize>; 4] = std::array::from_fn(|i| match i {
             0 => self.range(out, self.last),
@@ -217,7 +230,11 @@ impl Cpu {
         let sequences: Vec<_> = sequences.collect();
         let cache = &mut self.caches[a.cache.index()];
         if ins.len() > 1 {
-            cache.write(&self.pool, self.isa, k, v, &sequences);
+            let turn = turn.and_then(|r| {
+                let (dims, pairing) = (2 * r.frequencies.len(), pairing(r.style));
+                Some(attention::Turn { dims, pairing, table: self.scratch.table(r)? })
+            });
+            cache.write_turned(&self.pool, self.isa, k, v, turn, &sequences);
         }
         let (window, chunk, causal) = match a.mask {
             Mask::Causal => (None, None, true),
@@ -306,14 +323,14 @@ pub(crate) fn activation(a: Act) -> act::Act {
     }
 }
 
-pub(crate) fn glu(isa: Isa, a: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(crate) fn gate(a: Act) -> act::Glu {
     match a {
-        Act::ClampedSwiglu { alpha, limit } => act::swiglu_clamped(isa, alpha, limit, gate, up, out),
-        a => act::glu(isa, activation(a), gate, up, out),
+        Act::ClampedSwiglu { alpha, limit } => act::Glu::Clamped { alpha, limit },
+        a => act::Glu::Act(activation(a)),
     }
 }
 
-fn normalize(isa: Isa, n: &Norm, weights: &[Prepared], x: &[f32], y: &mut [f32]) {
+pub(crate) fn normalize(isa: Isa, n: &Norm, weights: &[Prepared], x: &[f32], y: &mut [f32]) {
     let vector = |p: Option<Param>| p.map(|p| weights[p.index()].vector());
     let (w, b) = (vector(n.weight), vector(n.bias));
     match n.kind {
@@ -323,23 +340,38 @@ fn normalize(isa: Isa, n: &Norm, weights: &[Prepared], x: &[f32], y: &mut [f32])
     }
 }
 
-fn rotate(isa: Isa, r: &Rope, scratch: &crate::Scratch, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
-    y.copy_from_slice(x);
-    let dims = 2 * r.frequencies.len();
-    let heads = y.len() / rows.len().max(1) / r.head_dim;
-    let pairing = match r.style {
+fn pairing(style: RopeStyle) -> rope::Pairing {
+    match style {
         RopeStyle::Half => rope::Pairing::Half,
         RopeStyle::Interleaved => rope::Pairing::Interleaved,
-    };
-    let table = scratch.rope.iter().find(|t| t.0 == r.frequencies && t.1 == r.magnitude);
-    if let Some((_, _, table)) = table {
-        rope::apply(isa, y, heads, r.head_dim, dims, pairing, &table[rows.start * dims..rows.end * dims]);
     }
 }
 
-fn in_place(isa: Isa, op: &Op, weights: &[Prepared], positions: &[u32], rows: Range<usize>, y: &mut [f32]) {
+impl crate::Scratch {
+    /// The angles of a rotation, for the rows of the step.
+    fn table(&self, r: &Rope) -> Option<&[f32]> {
+        let found = self.rope.iter().find(|t| t.0 == r.frequencies && t.1 == r.magnitude);
+        found.map(|t| &t.2[..])
+    }
+}
+
+fn rotate(isa: Isa, r: &Rope, scratch: &crate::Scratch, rows: Range<usize>, y: &mut [f32]) {
+    let dims = 2 * r.frequencies.len();
+    let heads = y.len() / rows.len().max(1) / r.head_dim;
+    if let Some(table) = scratch.table(r) {
+        rope::apply(isa, y, heads, r.head_dim, dims, pairing(r.style), &table[rows.start * dims..rows.end * dims]);
+    }
+}
+
+fn in_place(isa: Isa, op: &Op, weights: &[Prepared], scratch: &crate::Scratch, rows: Range<usize>, y: &mut [f32]) {
     let width = y.len() / rows.len().max(1);
     match op {
+        Op::Rope(r) => rotate(isa, r, scratch, rows, y),
+        // Only this kind is asked to work in place.
+        Op::Norm(n) => {
+            let weight = n.weight.map(|p| weights[p.index()].vector());
+            norm::rms_norm_in_place(isa, y, weight, n.eps, n.group);
+        }
         Op::Act(a) => act::activate(isa, activation(*a), y),
         Op::Scale(k) => elementwise::scale(isa, y, *k),
         Op::Clamp(limit) => elementwise::clamp(isa, y, -limit, *limit),
@@ -354,7 +386,7 @@ fn in_place(isa: Isa, op: &Op, weights: &[Prepared], positions: &[u32], rows: Ra
             elementwise::add_bias(isa, y, &bias);
         }
         Op::PositionScale { floor, scale } => {
-            for (y, &p) in y.chunks_exact_mut(width).zip(&positions[rows]) {
+            for (y, &p) in y.chunks_exact_mut(width).zip(&scratch.positions[rows]) {
                 let steps = ((p as f32 + 1.0) / floor).floor();
                 elementwise::scale(isa, y, 1.0 + scale * math::ln(1.0 + steps));
             }

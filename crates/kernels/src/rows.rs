@@ -22,3 +22,21 @@ pub fn for_rows(pool: &Pool, rows: usize, width: usize, out: &mut [f32], f: impl
         f(range, out);
     });
 }
+
+/// [`for_rows`] with two results of the same width.
+pub fn for_row_pairs(
+    pool: &Pool,
+    rows: usize,
+    width: usize,
+    [a, b]: [&mut [f32]; 2],
+    f: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync,
+) {
+    assert!(b.len() >= rows * width, "a result shorter than its rows");
+    let b = Parts::new(b);
+    for_rows(pool, rows, width, a, |range, a| {
+        #[expect(unsafe_code, reason = "tasks write disjoint rows")]
+        // SAFETY: the ranges of different tasks do not overlap.
+        let b = unsafe { b.part(range.start * width, range.len() * width) };
+        f(range, a, b);
+    });
+}

@@ -102,7 +102,7 @@ impl Plan {
         let is_norm = |i| is(i, |op| matches!(op, Op::Norm(_)));
         let is_linear = |i| is(i, |op| matches!(op, Op::Linear { parts } if parts.len() <= MOST_PARTS));
 
-        let two = |n: &&Node| n.inputs[0] != n.inputs[1] && matches!(n.op, Op::Add);
+        let two = |n: &&Node| matches!(n.op, Op::Add) && n.inputs[0] != n.inputs[1];
         let add = node(at).filter(two).filter(|_| is_norm(at + 1) && feeds(at, at + 1, 0)).map(|_| at);
         let norm = Some(add.map_or(at, |a| a + 1)).filter(|&i| is_norm(i));
         let linear = norm.map_or(at, |n| n + 1);
@@ -117,7 +117,10 @@ impl Plan {
         if let Some((add, norm)) = add.zip(norm) {
             return Group::ResidualNorm { add, norm };
         }
-        let turned = is(at, |op| matches!(op, Op::Rope(_))) && is(at + 1, |op| matches!(op, Op::Attend(_)));
+        let turned = match (node(at).map(|n| &n.op), node(at + 1).map(|n| &n.op)) {
+            (Some(Op::Rope(r)), Some(Op::Attend(a))) => r.head_dim == self.caches[a.cache.index()].key_dim,
+            _ => false,
+        };
         if turned && feeds(at, at + 1, 1) && alone(at) {
             return Group::Attend { rope: at, attend: at + 1 };
         }

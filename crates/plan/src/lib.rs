@@ -14,6 +14,7 @@ mod step;
 mod train;
 
 pub use adapter::{AdapterError, Delta, Lora};
+pub use fuse::Group;
 pub use memory::{Arena, Estimate, RowLimits};
 pub use op::*;
 pub use plan::{Cache, CacheInfo, Node, Param, ParamInfo, Plan, Rows, State, Value, ValueInfo};

@@ -1,6 +1,6 @@
 //! How much memory a plan takes: a fixed arena for activations by liveness, and estimates before anything is loaded.
 
-use crate::{PAGE, Plan, Rows, Value};
+use crate::{Group, PAGE, Plan, Rows, Value};
 use allod_tensor::DType;
 
 /// Most rows of each kind that a step may have.
@@ -36,16 +36,34 @@ pub struct Arena {
 const ALIGN: usize = 16;
 
 impl Arena {
-    /// Places every value of `plan`. The result and the values in `keep` stay readable after the step.
+    /// Places every value of `plan`, each for itself. The result and the values in `keep` stay readable after the step.
     pub fn new(plan: &Plan, limits: RowLimits, keep: &[Value]) -> Arena {
+        Arena::place(plan, limits, keep, None)
+    }
+
+    /// Places every value of `plan` for a backend that runs `groups`: what a group reads stays until the group ends,
+    /// and an operation that can work in place ([`crate::Op::in_place`]) gets its first input's place when nothing else
+    /// needs that any more.
+    pub fn grouped(plan: &Plan, limits: RowLimits, keep: &[Value], groups: &[Group]) -> Arena {
+        Arena::place(plan, limits, keep, Some(groups))
+    }
+
+    fn place(plan: &Plan, limits: RowLimits, keep: &[Value], groups: Option<&[Group]>) -> Arena {
         let size = |v: Value| {
             let info = plan.value(v);
             (limits.of(info.rows) * info.width).next_multiple_of(ALIGN)
         };
+        let mut end: Vec<usize> = (0..plan.nodes.len()).collect();
+        let mut alone = vec![groups.is_some(); plan.nodes.len()];
+        for group in groups.unwrap_or_default() {
+            let nodes = group.nodes();
+            end[nodes.clone()].fill(nodes.end - 1);
+            alone[nodes.clone()].fill(nodes.len() == 1);
+        }
         let mut last = vec![0; plan.values.len()];
         for (i, n) in plan.nodes.iter().enumerate() {
             for v in n.inputs.iter().chain(&n.outputs) {
-                last[v.index()] = i;
+                last[v.index()] = end[i];
             }
         }
         for v in keep.iter().chain(&plan.result) {
@@ -55,6 +73,19 @@ impl Arena {
         let mut live: Vec<(usize, usize, usize)> = Vec::new();
         let mut len = 0;
         for (i, n) in plan.nodes.iter().enumerate() {
+            let place = n.inputs.first().filter(|&&x| {
+                let dies = last[x.index()] == i && n.inputs.iter().filter(|&&y| y == x).count() == 1;
+                alone[i] && n.op.in_place() && dies && size(x) == size(n.outputs[0])
+            });
+            if let Some(x) = place {
+                let (v, at) = (n.outputs[0], offsets[x.index()]);
+                offsets[v.index()] = at;
+                live.retain(|l| l.0 != at || l.1 == at);
+                live.push((at, at + size(v), last[v.index()]));
+                live.sort_unstable();
+                live.retain(|&(_, _, end)| end > i);
+                continue;
+            }
             for &v in &n.outputs {
                 let need = size(v);
                 let mut at = 0;
@@ -126,7 +157,7 @@ impl Plan {
             weights: self.params.iter().map(|p| weight_bytes(&p.name)).sum(),
             cache: cache.sum(),
             state: self.states.iter().sum::<usize>() * 4,
-            activations: Arena::new(self, limits, &[]).len() * 4,
+            activations: Arena::grouped(self, limits, &[], &self.groups(&[])).len() * 4,
         }
     }
 }

@@ -109,6 +109,19 @@ pub enum Op {
     Pool(Pool),
 }
 
+impl Op {
+    /// Whether the result may take the place of the first input, element by element or row by row.
+    pub fn in_place(&self) -> bool {
+        match self {
+            Op::Norm(n) => n.kind == NormKind::Rms,
+            Op::Rope(_) | Op::PositionScale { .. } | Op::AddRow { .. } => true,
+            Op::Act(_) | Op::Glu(_) | Op::Add | Op::Mul | Op::Scale(_) | Op::ScaleBy(_) => true,
+            Op::Clamp(_) | Op::Softcap(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Parameters of [`Op::Norm`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Norm {

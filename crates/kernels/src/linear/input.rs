@@ -35,6 +35,8 @@ pub struct Input<'a> {
     pub(super) cols: usize,
     scratch: &'a mut Scratch,
     has: Forms,
+    /// What computed rows make besides, and its width.
+    side: (Parts<'a, f32>, usize),
 }
 
 /// Where rows come from.
@@ -43,8 +45,11 @@ enum Source<'a> {
     /// `x[t * stride ..][..cols]`.
     Memory { x: &'a [f32], stride: usize },
     /// What the function writes for row `t`. It is called once for each row.
-    Computed(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
+    Computed(Row<'a>),
 }
+
+/// Writes row `t` of an input: `row(t, side, x)`, where `side` is that row of what else it makes.
+pub type Row<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
 /// Forms of rows.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -74,24 +79,27 @@ impl<'a> Input<'a> {
     /// When `x` is shorter than that.
     pub fn strided(scratch: &'a mut Scratch, x: &'a [f32], rows: usize, cols: usize, stride: usize) -> Input<'a> {
         assert!(rows == 0 || (rows - 1) * stride + cols <= x.len(), "an input shorter than its rows");
-        Input {
-            source: Source::Memory { x, stride },
-            rows,
-            cols,
-            scratch,
-            has: Forms { floats: true, ..Forms::default() },
-        }
+        let has = Forms { floats: true, ..Forms::default() };
+        Input { source: Source::Memory { x, stride }, rows, cols, scratch, has, side: (Parts::new(&mut []), 0) }
     }
 
     /// Rows that `row` writes: an operation that belongs to the product. It is called once for each row, on any thread,
-    /// and its rows are never stored where only their eight-bit forms are needed.
+    /// and its rows are never stored where only their eight-bit forms are needed. `side` is what else the operation
+    /// makes, `[rows × width]`, or empty.
+    ///
+    /// # Panics
+    /// When `side` is no whole number of rows.
     pub fn computed(
         scratch: &'a mut Scratch,
         rows: usize,
         cols: usize,
-        row: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+        side: &'a mut [f32],
+        row: Row<'a>,
     ) -> Input<'a> {
-        Input { source: Source::Computed(row), rows, cols, scratch, has: Forms::default() }
+        let width = side.len() / rows.max(1);
+        assert!(rows * width == side.len(), "a side that is no whole number of rows");
+        let side = (Parts::new(side), width);
+        Input { source: Source::Computed(row), rows, cols, scratch, has: Forms::default(), side }
     }
 
     /// Makes the forms that are not there.
@@ -117,6 +125,7 @@ impl<'a> Input<'a> {
         let fine = Rows::new(&mut self.scratch.fine, make.fine, rows, cols / 32, Block32::ZERO);
         let superblocks = Rows::new(&mut self.scratch.superblocks, make.superblocks, rows, cols / 256, Block256::ZERO);
         let group = MIN_NUMBERS.div_ceil(cols.max(1));
+        let (side, width) = &self.side;
         pool.run(rows.div_ceil(group), |i| {
             for t in i * group..rows.min((i + 1) * group) {
                 let quantize = |x: &[f32]| {
@@ -127,15 +136,18 @@ impl<'a> Input<'a> {
                         quantize256(isa, x, to);
                     }
                 };
+                #[expect(unsafe_code, reason = "tasks write disjoint rows")]
+                // SAFETY: each row belongs to one task.
+                let side = unsafe { side.part(t * width, *width) };
                 match (source, floats.row(t)) {
                     (Source::Memory { x, stride }, _) => quantize(&x[t * stride..][..cols]),
                     (Source::Computed(row), Some(x)) => {
-                        row(t, x);
+                        row(t, side, x);
                         quantize(x);
                     }
                     (Source::Computed(row), None) => ROW.with_borrow_mut(|x| {
                         x.resize(cols, 0.0);
-                        row(t, x);
+                        row(t, side, x);
                         quantize(x);
                     }),
                 }

@@ -17,7 +17,7 @@ mod rows8;
 mod tasks;
 mod weights;
 
-pub use input::{Input, Scratch};
+pub use input::{Input, Row, Scratch};
 pub use routes::Routes;
 pub use tasks::{From, Gated, Product, experts, gated, gated_experts, linear};
 pub use weights::{PackError, Weights};
