@@ -54,6 +54,8 @@ struct Cut {
     chunk: usize,
     /// All sequences in the same steps, or one after the other.
     together: bool,
+    /// Every value is asked for, so that no operation runs in one pass with another.
+    apart: bool,
 }
 
 pub(crate) fn open(g: &Golden) -> Result<Model, Error> {
@@ -72,7 +74,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
         context: length,
         pages: Some(per * ids.len()),
         cache_type: Some(KvType::F32),
-        taps: vec![],
+        taps: if cut.apart { m.plan.values().iter().map(|v| v.name.clone()).collect() } else { vec![] },
     };
     let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(cut.threads)), &options).unwrap();
     // Pages of different sequences alternate, so that a page table that is not followed shows.
@@ -110,7 +112,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
 
 /// Results of all sequences at once.
 pub(crate) fn run_whole(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
-    run(m, ids, Cut { threads: 2, isa: Isa::best(), chunk: ids[0].len(), together: true })
+    run(m, ids, Cut { threads: 2, isa: Isa::best(), chunk: ids[0].len(), together: true, apart: false })
 }
 
 /// One vector for each sequence, all in one step.
@@ -207,13 +209,14 @@ fn the_bytes_do_not_depend_on_how_the_work_is_cut() {
         let whole = g.ids[0].len();
         // A model that sees the whole sequence at once cannot be fed in pieces.
         let pieces = if m.is_causal() { [whole, 1, 7] } else { [whole; 3] };
-        let base = Cut { threads: 1, isa: Isa::best(), chunk: whole, together: false };
+        let base = Cut { threads: 1, isa: Isa::best(), chunk: whole, together: false, apart: false };
         let expected = run(&m, &g.ids, base);
         let cuts = [
             Cut { together: true, threads: 2, ..base },
             Cut { chunk: pieces[1], ..base },
             Cut { chunk: pieces[2], threads: 3, together: true, ..base },
             Cut { isa: Isa::Scalar, ..base },
+            Cut { apart: true, ..base },
         ];
         for cut in cuts {
             assert!(same_bytes(&expected, &run(&m, &g.ids, cut)), "{}: other bytes with {cut:?}", g.name);

@@ -313,8 +313,8 @@ fn fine_wide<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mu
     let mut q = [[0; 32]; N];
     for b in 0..blocks {
         let mut total = [[_mm256_setzero_si256(); 2]; N];
-        for t in 0..N {
-            input_16_bits(&x[t][b].q, &mut q[t]);
+        for (x, q) in x.iter().zip(&mut q) {
+            input_16_bits(&x[b].q, q);
         }
         wide_pairs(slab, b * 16, &q, &mut total);
         for t in 0..N {
