@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod conversion;
+mod grammar;
 mod malformed;
 mod oracle;
 mod streaming;
