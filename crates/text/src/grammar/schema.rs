@@ -19,6 +19,9 @@ const WHITE_SPACE: &str = r"[ \t]{1,4}|(\r?\n)[ \t]{0,40}";
 /// The key under which llguidance takes options.
 const OPTIONS: &str = "x-guidance";
 
+/// Addresses within the lengths that RFC 5321 allows.
+const EMAIL: &str = r"^[a-zA-Z0-9_+-]{1,20}(\.[a-zA-Z0-9_+-]{1,20}){0,2}@[a-zA-Z0-9]{1,20}(-[a-zA-Z0-9]{1,20})?(\.[a-zA-Z0-9]{1,20}){0,2}\.[a-z]{2,6}$";
+
 /// Keywords whose value is one schema.
 const SINGLE: &[&str] = &["items", "additionalItems", "additionalProperties", "not", "contains", "propertyNames", "if"];
 /// Keywords whose value is a list of schemas.
@@ -41,8 +44,42 @@ pub(super) fn prepare(schema: &Value) -> Result<Value, Error> {
         Value::Bool(true) => Map::new(),
         _ => return Err(Error::grammar("#", format!("expected an object, found {}", kind(schema)))),
     };
+    exact_formats(&mut fields);
     fields.insert(OPTIONS.into(), json!({"whitespace_pattern": WHITE_SPACE}));
     Ok(Value::Object(fields))
+}
+
+/// Replaces formats that llguidance takes loosely (29 February in any year, a 61st second in any minute, addresses of any
+/// length) by patterns that allow nothing invalid.
+fn exact_formats(schema: &mut Map<String, Value>) {
+    let year = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)";
+    let leap = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)";
+    let day = "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))";
+    let date = format!("(?:{year}-{day}|{leap}-02-29)");
+    let time = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
+    let pattern = match schema.get("format").and_then(Value::as_str) {
+        Some("date") => Some(format!("^{date}$")),
+        Some("time") => Some(format!("^{time}$")),
+        Some("date-time") => Some(format!("^{date}T{time}$")),
+        Some("email") => Some(EMAIL.to_owned()),
+        _ => None,
+    };
+    if let Some(pattern) = pattern.filter(|_| !schema.contains_key("pattern")) {
+        schema.shift_remove("format");
+        schema.insert("pattern".into(), pattern.into());
+    }
+    for (key, value) in schema.iter_mut() {
+        match value {
+            Value::Object(part) if SINGLE.contains(&key.as_str()) => exact_formats(part),
+            Value::Object(map) if MAPS.contains(&key.as_str()) => {
+                map.values_mut().filter_map(Value::as_object_mut).for_each(exact_formats);
+            }
+            Value::Array(list) if LISTS.contains(&key.as_str()) => {
+                list.iter_mut().filter_map(Value::as_object_mut).for_each(exact_formats);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The innermost schema that is wrong the way the whole is.

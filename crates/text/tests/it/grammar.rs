@@ -32,6 +32,7 @@ fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 fn two_hundred_schemas() {
     let schemas = schemas::all();
     assert!(schemas.len() >= 200, "{}", schemas.len());
+    let mut failures = Vec::new();
     for (n, schema) in schemas.iter().enumerate() {
         let validator = jsonschema::draft202012::options().should_validate_formats(true).build(schema).unwrap();
         let Some((tokenizer, vocabulary)) = VOCABULARIES.get(n % VOCABULARIES.len().max(1)) else { return };
@@ -40,12 +41,18 @@ fn two_hundred_schemas() {
         for seed in 0..2 {
             let ids = walk(&grammar, tokenizer, Walk { seed: seed * 1000 + n as u64, ..Walk::default() });
             let written = text(tokenizer, &ids);
-            let value: Value = serde_json::from_str(&written).unwrap_or_else(|e| panic!("{schema}\n{written}\n{e}"));
+            let value: Value = match serde_json::from_str(&written) {
+                Ok(value) => value,
+                // JSON has numbers that f64 has not.
+                Err(error) if error.to_string().contains("number out of range") => continue,
+                Err(error) => panic!("{schema}\n{written}\n{error}"),
+            };
             if let Err(error) = validator.validate(&value) {
-                panic!("{schema}\n{written}\n{error}");
+                failures.push(format!("{schema}\n{written}\n{error}"));
             }
         }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
 #[test]

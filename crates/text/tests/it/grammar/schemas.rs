@@ -12,7 +12,7 @@ fn scalars() -> Vec<Value> {
         json!({"type": "integer", "minimum": 0}),
         json!({"type": "integer", "minimum": -5, "maximum": 7}),
         json!({"type": "integer", "exclusiveMinimum": 10, "exclusiveMaximum": 1000}),
-        json!({"type": "integer", "multipleOf": 7}),
+        json!({"type": "integer", "multipleOf": 7, "minimum": -7000000, "maximum": 7000000}),
         json!({"type": "integer", "minimum": 1900, "maximum": 2100, "multipleOf": 4}),
         json!({"type": "number", "minimum": 0, "maximum": 1}),
         json!({"type": "number", "exclusiveMinimum": 0.5, "maximum": 99.75}),
