@@ -4,6 +4,7 @@
 mod files;
 mod inspect;
 mod machine;
+mod quality;
 mod run;
 
 use serde_json::Value;

@@ -4,6 +4,7 @@
 mod divergence;
 mod files;
 mod perplexity;
+mod plot;
 
 use allod_cpu::{Cpu, KvType, Options, Pool};
 use allod_eval::{Error, Scorer};

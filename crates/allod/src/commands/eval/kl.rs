@@ -1,30 +1,32 @@
 //! `allod eval kl`.
 
 use super::{Judge, TextArgs, shown, with_error};
-use crate::cli::ModelArg;
 use crate::failure::Failure;
 use crate::load;
 use crate::printer::Progress as Line;
 use allod_cpu::Pool;
-use allod_eval::{Base, Divergence, LogitsReader, Scorer, Windows, kl, reference_windows};
-use anyhow::Result;
+use allod_eval::{Base, Divergence, LogitsReader, Point, Scorer, Windows, kl, plot, reference_windows};
+use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::{Value, json};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// How far a model strays from a reference
+/// How far models stray from a reference
 ///
 /// The reference is a file of predictions that `allod eval perplexity --save-logits` or llama.cpp wrote, or a model that
-/// runs beside this one over a text. Told are the Kullback-Leibler divergence of predictions, both perplexities, how
+/// runs beside the others over a text. Told are the Kullback-Leibler divergence of predictions, both perplexities, how
 /// much the right token's probability changed, and how often both favour the same token, with standard errors.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  allod eval kl model-q4.gguf --base base.kld\n  \
-                        allod eval kl model-q4.gguf --reference model-f16.gguf --text wiki.test.raw --chunks 40")]
+                        allod eval kl model-q4.gguf --reference model-f16.gguf --text wiki.test.raw --chunks 40\n  \
+                        allod eval kl q2.gguf q4.gguf q8.gguf --base base.kld --svg size-against-kl.svg")]
 pub(crate) struct KlArgs {
-    #[command(flatten)]
-    model: ModelArg,
+    /// The models to compare
+    #[arg(required = true, value_hint = clap::ValueHint::AnyPath)]
+    models: Vec<PathBuf>,
     /// A file of saved predictions; it brings its text
     #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "text", "ctx"], value_hint = clap::ValueHint::FilePath)]
     base: Option<PathBuf>,
@@ -36,42 +38,85 @@ pub(crate) struct KlArgs {
     /// Threads to compute with [default: all cores]
     #[arg(long, short, value_name = "N")]
     threads: Option<usize>,
-    /// Print all numbers as one object
+    /// Draw the models' sizes against their divergence
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    svg: Option<PathBuf>,
+    /// Print all numbers as one object; for several models a list of {model, bytes, divergence}
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &KlArgs) -> Result<ExitCode> {
     let pool = Arc::new(Pool::new(load::threads(args.threads)));
-    let found = match (&args.base, &args.reference) {
-        (Some(base), _) => against_file(args, base, &pool)?,
-        (None, Some(reference)) => against_model(args, reference, &pool)?,
-        (None, None) => {
-            let hint = "give --base FILE (saved predictions), or --reference MODEL and --text FILE";
-            return Err(Failure::new("there is nothing to compare with", hint).into());
+    // Read before the first model is: stdin comes once.
+    let text = args.reference.as_ref().map(|_| load::text(args.text.text.as_deref())).transpose()?;
+    let mut all = Vec::new();
+    for model in &args.models {
+        let found = match (&args.base, &args.reference, &text) {
+            (Some(base), ..) => against_file(args, model, base, &pool)?,
+            (None, Some(reference), Some(text)) => against_model(args, model, reference, text, &pool)?,
+            _ => {
+                let hint = "give --base FILE (saved predictions), or --reference MODEL and --text FILE";
+                return Err(Failure::new("there is nothing to compare with", hint).into());
+            }
+        };
+        if args.models.len() > 1 && !args.json {
+            line(model, &found, all.is_empty())?;
         }
-    };
-    if args.json {
-        writeln!(stdout().lock(), "{}", serde_json::to_string(&found)?)?;
-    } else {
-        table(&found)?;
+        all.push((model, found));
+    }
+    if let Some(file) = &args.svg {
+        let points = all.iter().map(|(model, d)| point(model, d)).collect::<Vec<_>>();
+        std::fs::write(file, plot("Size against divergence", &points)).with_context(|| file.display().to_string())?;
+    }
+    match &all[..] {
+        [(_, one)] if args.json => writeln!(stdout().lock(), "{}", serde_json::to_string(one)?)?,
+        [(_, one)] => table(one)?,
+        several if args.json => {
+            let object = |(m, d): &(&PathBuf, Divergence)| json!({ "model": m, "bytes": size(m), "divergence": d });
+            writeln!(stdout().lock(), "{}", Value::from_iter(several.iter().map(object)))?;
+        }
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn against_file(args: &KlArgs, base: &Path, pool: &Arc<Pool>) -> Result<Divergence> {
+/// Bytes of a model's file, or of the files in its folder.
+fn size(model: &Path) -> u64 {
+    let of = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    let Ok(entries) = std::fs::read_dir(model) else { return of(model) };
+    entries.filter_map(|e| Some(of(&e.ok()?.path()))).sum()
+}
+
+fn point(model: &Path, d: &Divergence) -> Point {
+    let label = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Point { label, bytes: size(model), kl: d.kl.value, error: d.kl.error }
+}
+
+/// A model's line among several.
+fn line(model: &Path, d: &Divergence, first: bool) -> Result<()> {
+    let mut out = stdout().lock();
+    if first {
+        writeln!(out, "{:>12}  {:>20}  {:>10}  {:>8}  model", "bytes", "KL divergence", "perplexity", "same top")?;
+    }
+    let (kl, error, top) = (d.kl.value, d.kl.error, 100.0 * d.same_top.value);
+    let (bytes, perplexity) = (size(model), d.perplexity.value);
+    writeln!(out, "{bytes:>12}  {kl:.6} ± {error:.6}  {perplexity:>10.4}  {top:>6.2} %  {}", model.display())?;
+    Ok(())
+}
+
+fn against_file(args: &KlArgs, model: &Path, base: &Path, pool: &Arc<Pool>) -> Result<Divergence> {
     let mut file = LogitsReader::open(base)?;
-    let mut judge = Judge::open(&args.model.model, file.context, pool)?;
+    let mut judge = Judge::open(model, file.context, pool)?;
     let windows = reference_windows(&file, judge.bos).at_most(args.text.chunks);
     let tokens = std::mem::take(&mut file.tokens);
     compare(&mut judge, Base::File(&mut file), &tokens, &windows, pool)
 }
 
-fn against_model(args: &KlArgs, reference: &Path, pool: &Arc<Pool>) -> Result<Divergence> {
-    let text = load::text(args.text.text.as_deref())?;
-    let mut judge = Judge::open(&args.model.model, args.text.ctx, pool)?;
+fn against_model(args: &KlArgs, model: &Path, reference: &Path, text: &str, pool: &Arc<Pool>) -> Result<Divergence> {
+    let mut judge = Judge::open(model, args.text.ctx, pool)?;
     let mut other = Judge::open(reference, args.text.ctx, pool)?;
-    let tokens = judge.encode(&args.model.model, &text)?;
+    let tokens = judge.encode(model, text)?;
     let windows = Windows::halves(args.text.ctx, tokens.len(), judge.bos)?.at_most(args.text.chunks);
     compare(&mut judge, Base::Model(&mut Scorer::new(&mut other.cpu, pool)), &tokens, &windows, pool)
 }
