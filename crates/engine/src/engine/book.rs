@@ -2,9 +2,10 @@
 
 use super::adapters::Adapters;
 use super::draft::{Pace, Past};
-use super::guide::Guide;
+use super::guide::{Guide, LentGuide};
 use super::options::EngineOptions;
 use super::request::{Event, EventKind, Failure, Request, RequestId, Task};
+use super::schedule::Part;
 use super::sequence::Sequence;
 use super::slots::Slots;
 use super::spill::{Kind, Spill};
@@ -403,6 +404,26 @@ impl Book {
             bytes.clear();
             if !spill.contains((hash, Kind::Page)) && backend.read_page(page, &mut bytes) {
                 spill.put((hash, Kind::Page), &bytes);
+            }
+        }
+    }
+
+    /// Hands out the guides of those parts that choose a token under a constraint, to be used beside the backend.
+    pub(super) fn lend_guides(&mut self, parts: &[Part]) -> Vec<LentGuide> {
+        let mut lent = Vec::new();
+        for part in parts.iter().filter(|part| part.outputs > 0) {
+            let Some(s) = self.sequences.get_mut(&part.key).filter(|s| s.guide.is_constrained()) else { continue };
+            let (request, answer) = (s.request.clone(), s.tokens[s.given..].to_vec());
+            let guide = std::mem::replace(&mut s.guide, Guide::idle());
+            lent.push(LentGuide { key: part.key, guide, request, answer });
+        }
+        lent
+    }
+
+    pub(super) fn return_guides(&mut self, lent: Vec<LentGuide>) {
+        for LentGuide { key, guide, .. } in lent {
+            if let Some(sequence) = self.sequences.get_mut(&key) {
+                sequence.guide = guide;
             }
         }
     }

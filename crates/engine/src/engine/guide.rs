@@ -2,6 +2,7 @@
 
 use super::constraint::{Constraint, ConstraintError, TokenMask};
 use super::request::{Request, Thinking};
+use std::sync::Arc;
 
 /// What may come next.
 #[derive(Debug, PartialEq)]
@@ -20,6 +21,24 @@ pub(super) struct Guide {
     constraint: Option<Box<dyn Constraint>>,
     phase: Phase,
     mask: TokenMask,
+    /// Length of the answer for which the mask is that of the constraint already.
+    masked: Option<usize>,
+}
+
+/// A guide on loan while its sequence runs.
+#[derive(Debug)]
+pub(super) struct LentGuide {
+    pub(super) key: u64,
+    pub(super) guide: Guide,
+    pub(super) request: Arc<Request>,
+    pub(super) answer: Vec<u32>,
+}
+
+impl LentGuide {
+    /// Works out what may follow. What goes wrong shows when the token is chosen.
+    pub(super) fn prepare(&mut self) {
+        drop(self.guide.next(&self.request, &self.answer));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +59,16 @@ impl Guide {
             Some(Thinking { start: Some(_), .. }) => Phase::Before,
             Some(_) => Phase::Thinking(0),
         };
-        Ok(Guide { constraint, phase, mask: TokenMask::none(vocabulary) })
+        Ok(Guide { constraint, phase, mask: TokenMask::none(vocabulary), masked: None })
+    }
+
+    /// One that guides nobody.
+    pub(super) fn idle() -> Guide {
+        Guide { constraint: None, phase: Phase::Answer, mask: TokenMask::default(), masked: None }
+    }
+
+    pub(super) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
     }
 
     /// What may follow `answer`.
@@ -49,6 +77,9 @@ impl Guide {
             && thinking.budget.is_some_and(|budget| answer.len() - from >= budget as usize)
         {
             return Ok(Next::Forced(thinking.end[matched(&answer[from..], &thinking.end)]));
+        }
+        if self.masked == Some(answer.len()) {
+            return Ok(Next::Among(&self.mask));
         }
         let early = answer.len() < request.sampling.min_tokens as usize;
         let allowed = &request.sampling.allowed_token_ids;
@@ -59,8 +90,8 @@ impl Guide {
         match &mut self.constraint {
             Some(constraint) if !matches!(self.phase, Phase::Thinking(_)) => {
                 self.mask.fill(false);
-                constraint.mask(&mut self.mask)?;
-                may_end &= constraint.may_end();
+                let mask = &mut self.mask;
+                may_end &= alone(|| constraint.mask(mask).map(|()| constraint.may_end()))?;
                 request.end_ids().for_each(|id| self.mask.set(id, may_end));
             }
             constraint => {
@@ -78,6 +109,7 @@ impl Guide {
         if let (Phase::Before, Some(start)) = (self.phase, request.thinking.as_ref().and_then(|t| t.start)) {
             self.mask.set(start, true);
         }
+        self.masked = Some(answer.len());
         Ok(Next::Among(&self.mask))
     }
 
@@ -95,8 +127,7 @@ impl Guide {
             Phase::Before | Phase::Answer => {
                 self.phase = Phase::Answer;
                 if let Some(constraint) = &mut self.constraint {
-                    constraint.accept(id)?;
-                    return Ok(constraint.is_complete());
+                    return alone(|| constraint.accept(id).map(|()| constraint.is_complete()));
                 }
             }
         }
@@ -108,13 +139,13 @@ impl Guide {
     /// The state again, for trying out a draft.
     pub(super) fn fork(&self) -> Guide {
         let constraint = self.constraint.as_ref().map(|constraint| constraint.fork());
-        Guide { constraint, phase: self.phase, mask: self.mask.clone() }
+        Guide { constraint, phase: self.phase, mask: self.mask.clone(), masked: None }
     }
 
     /// Tokens that are likely to follow because the constraint leaves no choice.
     pub(super) fn likely(&mut self) -> Vec<u32> {
         match (&mut self.constraint, self.phase) {
-            (Some(constraint), Phase::Answer) => constraint.likely(),
+            (Some(constraint), Phase::Answer) => alone(|| Ok(constraint.likely())).unwrap_or_default(),
             _ => Vec::new(),
         }
     }
@@ -125,10 +156,18 @@ impl Guide {
         else {
             return;
         };
-        let mut tried = constraint.fork();
-        let kept = draft.iter().take_while(|&&id| !tried.is_complete() && tried.accept(id).is_ok()).count();
-        draft.truncate(kept);
+        let kept = alone(|| {
+            let mut tried = constraint.fork();
+            Ok(draft.iter().take_while(|&&id| !tried.is_complete() && tried.accept(id).is_ok()).count())
+        });
+        draft.truncate(kept.unwrap_or(0));
     }
+}
+
+/// What a constraint says; a fault in it is an error of its own answer.
+fn alone<T>(what: impl FnOnce() -> Result<T, ConstraintError>) -> Result<T, ConstraintError> {
+    let fault = |_| Err(ConstraintError("it panicked".into()));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(what)).unwrap_or_else(fault)
 }
 
 /// How many tokens of `end` stand at the end of `answer`, fewer than all.

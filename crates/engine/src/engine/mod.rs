@@ -23,6 +23,7 @@ mod slots;
 mod spill;
 mod stats;
 mod thread;
+mod trace;
 
 pub use adapters::AdapterId;
 pub use beam::{BeamParams, BeamSearch, Hypothesis, best_of};
@@ -32,14 +33,17 @@ pub use request::{Event, EventKind, Failure, Request, RequestId, Task, Thinking}
 pub use spill::SpillOptions;
 pub use stats::{Counters, EngineStats, PageView, SequenceView, Snapshot};
 pub use thread::{Answers, Handle, Sink, Unsent};
+pub use trace::StepTrace;
 
 use crate::{Error, Finish};
 use allod_plan::{AdapterError, Backend, Lora, SeqRows, Step, StepError};
 use book::Book;
 use draft::DraftModel;
+use guide::LentGuide;
 use schedule::Part;
 use spill::Spill;
 use std::time::Instant;
+use trace::Trace;
 
 /// Steps of more rows say nothing about what a few drafted ones cost.
 const PACED_ROWS: usize = 64;
@@ -49,6 +53,7 @@ pub struct Engine {
     backend: Box<dyn Backend>,
     book: Book,
     draft: Option<DraftModel>,
+    trace: Trace,
     last_rows: usize,
 }
 
@@ -57,7 +62,7 @@ impl Engine {
     /// what it can.
     pub fn new(backend: Box<dyn Backend>, options: EngineOptions) -> Engine {
         let book = Book::new(options, backend.capacity());
-        Engine { backend, book, draft: None, last_rows: 0 }
+        Engine { backend, book, draft: None, trace: Trace::new(), last_rows: 0 }
     }
 
     /// Drafts with a smaller model of the same vocabulary, on a backend built for `outputs` wanted rows a step. Answers
@@ -142,22 +147,30 @@ impl Engine {
     pub fn step(&mut self) -> Vec<Event> {
         self.expire();
         self.forget_adapters();
+        let (started, before) = (Instant::now(), self.stats());
         let parts = self.book.schedule(self.backend.as_mut(), self.draft.as_mut());
         self.book.save_evicted(self.backend.as_ref());
         self.last_rows = parts.iter().map(|part| part.rows + part.draft.len()).sum();
         if !parts.is_empty() {
+            let scheduled = started.elapsed();
             self.book.counters.steps += 1;
-            let started = Instant::now();
             self.execute(&parts);
             if self.last_rows <= PACED_ROWS {
-                self.book.pace.observe(self.last_rows, started.elapsed().as_secs_f64());
+                self.book.pace.observe(self.last_rows, (started.elapsed() - scheduled).as_secs_f64());
             }
             for (from, to) in self.book.copies.drain(..) {
                 self.backend.copy_state(from, to);
             }
             self.book.save_states(self.backend.as_ref());
+            let after = self.stats();
+            self.trace.note(started, scheduled, &parts, &before, &after);
         }
         std::mem::take(&mut self.book.events)
+    }
+
+    /// The last steps, the earliest first.
+    pub fn trace(&self) -> Vec<StepTrace> {
+        self.trace.steps().copied().collect()
     }
 
     /// Positions that prompt and answer may have together.
@@ -218,10 +231,19 @@ impl Engine {
         }
     }
 
-    /// Runs the parts in one step; where the backend refuses that, each by itself, so that only the one it cannot run
-    /// fails.
+    /// Runs the parts in one step, while constraints work out what may follow; where the backend refuses, each by itself,
+    /// so that only the one it cannot run fails.
     fn execute(&mut self, parts: &[Part]) {
-        match run(self.backend.as_mut(), &self.book, parts) {
+        let mut guides = self.book.lend_guides(parts);
+        let (backend, book) = (self.backend.as_mut(), &self.book);
+        let results = std::thread::scope(|scope| {
+            if !guides.is_empty() {
+                scope.spawn(|| guides.iter_mut().for_each(LentGuide::prepare));
+            }
+            run(backend, book, parts)
+        });
+        self.book.return_guides(guides);
+        match results {
             Ok(results) => self.book.absorb(parts, results),
             Err(error) => match parts {
                 [part] => {

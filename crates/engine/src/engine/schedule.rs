@@ -17,6 +17,8 @@ pub(super) struct Part {
     pub(super) draft: Vec<u32>,
     /// Where the draft came from.
     pub(super) source: Source,
+    /// It continues an answer.
+    pub(super) decodes: bool,
     /// Rows at the end of the part, drafts included, whose logits are wanted.
     pub(super) outputs: usize,
 }
@@ -58,7 +60,7 @@ impl Book {
         let mut part = |key| {
             let rows = self.sequences[&key].pending();
             left = left.checked_sub(rows)?;
-            Some(Part { key, rows, draft: Vec::new(), source: Source::Text, outputs: 0 })
+            Some(Part { key, rows, draft: Vec::new(), source: Source::Text, decodes: false, outputs: 0 })
         };
         keys.into_iter().map_while(&mut part).collect()
     }
@@ -77,7 +79,9 @@ impl Book {
         keys.retain(|key| self.sequences[key].slot.is_some());
         room.rows -= keys.len();
         room.outputs -= keys.len();
-        keys.into_iter().map(|key| Part { key, rows: 1, draft: Vec::new(), source: Source::Text, outputs: 1 }).collect()
+        keys.into_iter()
+            .map(|key| Part { key, rows: 1, draft: Vec::new(), source: Source::Text, decodes: true, outputs: 1 })
+            .collect()
     }
 
     /// Up to `left` rows of prompts. Half of them go to the first in line, so that every prompt gets on; the others to
@@ -158,7 +162,7 @@ impl Book {
         }
         room.rows -= end - start;
         room.outputs -= outputs;
-        Some(Part { key, rows: end - start, draft: Vec::new(), source: Source::Text, outputs })
+        Some(Part { key, rows: end - start, draft: Vec::new(), source: Source::Text, decodes: false, outputs })
     }
 
     /// Drafts for those who answer from what is at hand, in a step of `rows` rows, as far as rows and pages are left.

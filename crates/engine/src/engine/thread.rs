@@ -1,6 +1,6 @@
 //! The engine on a thread of its own, reached through bounded channels.
 
-use super::{AdapterId, Engine, EngineStats, Event, EventKind, Failure, Request, RequestId, Snapshot};
+use super::{AdapterId, Engine, EngineStats, Event, EventKind, Failure, Request, RequestId, Snapshot, StepTrace};
 use crate::Cancel;
 use allod_plan::Lora;
 use std::collections::{HashMap, VecDeque};
@@ -129,6 +129,14 @@ impl Handle {
     /// [`Failure::Stopped`].
     pub fn drop_adapter(&self, id: AdapterId) -> Result<bool, Failure> {
         self.call(move |engine| engine.drop_adapter(id))
+    }
+
+    /// [`Engine::trace`] after the step that is running.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`].
+    pub fn trace(&self) -> Result<Vec<StepTrace>, Failure> {
+        self.call(|engine| engine.trace())
     }
 
     /// Positions of the context and tokens of the vocabulary.

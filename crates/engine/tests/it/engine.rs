@@ -182,6 +182,10 @@ fn running_sequences_share_one_prefix() {
         most = most.max(engine.stats().held_pages);
     }
     let rows: usize = log.lock().unwrap().iter().sum();
+    let trace = engine.trace();
+    assert_eq!(trace.iter().map(|step| step.prompt_rows + step.decode_rows).sum::<usize>(), rows);
+    assert_eq!(trace.iter().map(|step| step.generated).sum::<u64>(), 8 * 30);
+    assert!(trace.is_sorted_by_key(|step| (step.step, step.start_us)));
     assert!(rows <= 160 + 8 * (2 + 30), "the prefix ran more than once: {rows} rows");
     assert!(most <= 64);
     assert_eq!(engine.stats().held_pages, 0);

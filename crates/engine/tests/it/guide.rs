@@ -40,6 +40,7 @@ impl Constraint for Growing {
     fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
         assert!(mask.is_empty());
         if self.breaks_after.is_some_and(|count| self.count >= count) {
+            assert!(self.step < 9, "a fault in the constraint");
             return Err(ConstraintError("broken".into()));
         }
         (self.last..=self.last + self.step).for_each(|id| mask.set(id, true));
@@ -152,6 +153,8 @@ fn a_broken_constraint_ends_its_own_answer() {
     assert_eq!(refused, Failure::Request(ConstraintError("a step of 0".into()).into()));
     let breaks = Growing { breaks_after: Some(3), ..Growing::new(5, 1000) };
     let broken = engine.submit(Request { constraint: Some(Arc::new(breaks)), ..request(&[1], 50) }).unwrap();
+    let panics = Growing { breaks_after: Some(2), ..Growing::new(9, 1000) };
+    let panics = engine.submit(Request { constraint: Some(Arc::new(panics)), ..request(&[1], 50) }).unwrap();
     // Nothing is allowed where the vocabulary ends.
     let stuck = Growing { last: 60, ..Growing::new(1, 1000) };
     let stuck = engine.submit(Request { constraint: Some(Arc::new(stuck)), ..request(&[1], 50) }).unwrap();
@@ -161,6 +164,7 @@ fn a_broken_constraint_ends_its_own_answer() {
     let error = |error: Error| EventKind::Failed(Failure::Request(error));
     assert_eq!(last(broken), error(ConstraintError("broken".into()).into()));
     assert_eq!(events.iter().filter(|e| e.request == broken).count(), 4);
+    assert_eq!(last(panics), error(ConstraintError("it panicked".into()).into()));
     assert_eq!(last(stuck), error(SampleError::NothingLeft.into()));
     assert!(matches!(last(good), EventKind::Finished { reason: Finish::Length, .. }));
 }
