@@ -1,7 +1,8 @@
 //! The commands and what they share.
 
 use crate::commands::{
-    architectures, bench, completions, convert, embed, eval, imatrix, inspect, logits, quantize, run, synth, tokenize,
+    architectures, bench, completions, convert, embed, eval, imatrix, inspect, logits, quantize, run, serve, synth,
+    tokenize,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ Examples:
   allod run model.gguf                        talk to a model
   allod run model.gguf 'Why is the sky blue?' ask once
   git diff | allod run model.gguf 'Review:'   ask about what comes in through a pipe
+  allod serve model.gguf                      answer OpenAI, Anthropic and Ollama clients
   allod inspect model.gguf                    what a file holds and what it needs
   allod bench model.gguf -p 512 -n 64         how fast it is here";
 
@@ -26,6 +28,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Run(Box<run::RunArgs>),
+    Serve(Box<serve::ServeArgs>),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),

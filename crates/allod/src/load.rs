@@ -17,7 +17,7 @@ use std::thread::available_parallelism;
 
 /// The name that stands for the built-in model.
 pub(crate) const DEFAULT: &str = "default";
-static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
+pub(crate) static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
 
 /// The name, in place of a model, for drafts from the text itself.
 const LOOKUP: &str = "lookup";

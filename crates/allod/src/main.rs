@@ -20,9 +20,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    interrupt::install();
+    if !matches!(cli.command, cli::Command::Serve(_)) {
+        interrupt::install();
+    }
     let done = match cli.command {
         cli::Command::Run(args) => commands::run::run(*args),
+        cli::Command::Serve(args) => commands::serve::run(&args),
         cli::Command::Inspect(args) => commands::inspect::run(&args),
         cli::Command::Tokenize(args) => commands::tokenize::run(&args),
         cli::Command::Logits(args) => commands::logits::run(&args),

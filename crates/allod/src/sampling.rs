@@ -114,36 +114,9 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     parsed.ok_or_else(|| "expected ID=BIAS, such as 42=-5 or 42=-inf".into())
 }
 
-/// GGUF's keys below `general.sampling.` and the parameters they recommend.
-const RECOMMENDED: [(&str, &str); 11] = [
-    ("temp", "temperature"),
-    ("top_k", "top_k"),
-    ("top_p", "top_p"),
-    ("min_p", "min_p"),
-    ("xtc_probability", "xtc_probability"),
-    ("xtc_threshold", "xtc_threshold"),
-    ("penalty_last_n", "repeat_last_n"),
-    ("penalty_repeat", "repeat_penalty"),
-    ("mirostat", "mirostat"),
-    ("mirostat_tau", "mirostat_tau"),
-    ("mirostat_eta", "mirostat_eta"),
-];
-
 /// What the model file recommends, over the defaults.
 pub(crate) fn recommended(meta: &Metadata) -> Result<SamplingParams> {
-    let mut values = Map::new();
-    for (key, name) in RECOMMENDED {
-        let key = format!("general.sampling.{key}");
-        let Some(value) = meta.get(&key) else { continue };
-        let json = match (value.as_i64(), meta.float(&key)) {
-            // -1 is how some files write "off".
-            (Some(n), _) if name == "top_k" => n.max(0).into(),
-            (Some(n), _) => n.into(),
-            (None, Some(x)) => x.into(),
-            (None, None) => bail!("{key}: expected a number, found {value:?}"),
-        };
-        values.insert(name.into(), json);
-    }
+    let values = allod_models::recommended_sampling(meta)?;
     merged(&SamplingParams::default(), values).context("the model file's sampling recommendations")
 }
 

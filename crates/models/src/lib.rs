@@ -12,12 +12,14 @@ pub mod hf;
 mod legacy;
 mod output;
 mod rope;
+mod sampling;
 
 pub use arch::Arch;
 pub use config::{Config, Keys};
 pub use error::Error;
 pub use output::{Output, Pooling};
 pub use rope::{Scaling, Yarn};
+pub use sampling::recommended_sampling;
 
 use allod_formats::{Gguf, WeightSource, llama2c};
 use allod_plan::{Plan, record};

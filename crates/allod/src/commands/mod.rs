@@ -9,5 +9,6 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod synth;
 pub(crate) mod tokenize;

@@ -1,0 +1,5 @@
+//! Anthropic's messages.
+
+mod answer;
+mod message;
+pub(crate) mod messages;

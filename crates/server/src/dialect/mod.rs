@@ -1,0 +1,8 @@
+//! Translators between what clients speak and the one form of request inside.
+
+pub(crate) mod anthropic;
+pub(crate) mod judge;
+pub(crate) mod ollama;
+pub(crate) mod openai;
+pub(crate) mod tokens;
+pub(crate) mod vectors;

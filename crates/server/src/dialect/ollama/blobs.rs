@@ -1,0 +1,95 @@
+//! `HEAD` and `POST /api/blobs/{digest}`: files for new models.
+
+use crate::app::App;
+use crate::error::{ApiError, Kind};
+use crate::store::Store;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const KIND: &str = "blobs";
+
+/// `sha256:` and 64 hexadecimal digits.
+pub(super) fn check(digest: &str) -> Result<(), ApiError> {
+    let hex = digest.strip_prefix("sha256:").or_else(|| digest.strip_prefix("sha256-"));
+    match hex.filter(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))) {
+        Some(_) => Ok(()),
+        None => Err(ApiError::field("digest", format!("expected sha256: and 64 hexadecimal digits, found {digest:?}"))),
+    }
+}
+
+fn place(store: &Store, digest: &str) -> PathBuf {
+    store.blob(KIND, &digest.replacen(':', "-", 1))
+}
+
+/// The file of a digest, if it is here.
+pub(crate) fn find(store: &Store, digest: &str) -> Option<PathBuf> {
+    check(digest).ok()?;
+    Some(place(store, digest)).filter(|p| p.is_file())
+}
+
+/// Whether a file is here.
+#[cfg_attr(test, utoipa::path(head, path = "/api/blobs/{digest}", params(("digest" = String, Path)),
+    responses((status = 200, description = "It is here"), (status = 404, description = "It is not"))))]
+pub(crate) async fn head(State(app): State<Arc<App>>, Path(digest): Path<String>) -> Result<(), ApiError> {
+    check(&digest)?;
+    find(&app.store, &digest).map(drop).ok_or_else(|| ApiError::not_found(format!("{digest} is not here")))
+}
+
+/// Takes a file; what came must be what its digest says.
+#[cfg_attr(test, utoipa::path(post, path = "/api/blobs/{digest}", params(("digest" = String, Path)),
+    responses((status = 201, description = "It is here"), (status = 400, description = "It is another file"))))]
+pub(crate) async fn post(
+    State(app): State<Arc<App>>,
+    Path(digest): Path<String>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    check(&digest)?;
+    let target = place(&app.store, &digest);
+    let limit = app.limits.upload;
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<axum::body::Bytes>(16);
+    let store = Arc::clone(&app.store);
+    let wanted = digest[digest.len() - 64..].to_owned();
+    let writing = tokio::task::spawn_blocking(move || {
+        store.write(&target, |file| {
+            let mut hash = Sha256::new();
+            for chunk in receiver {
+                hash.update(&chunk);
+                file.write_all(&chunk)?;
+            }
+            let found = crate::ids::hex(&hash.finalize());
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(std::io::Error::other(format!("the file's digest is sha256:{found}")))
+            }
+        })
+    });
+    let mut stream = body.into_data_stream();
+    let mut total = 0;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|e| ApiError::invalid(format!("the body broke off: {e}")))?;
+        total += chunk.len();
+        if total > limit {
+            return Err(crate::body::too_large(limit));
+        }
+        let sender = sender.clone();
+        // The disk may be slower than the network.
+        let sent = tokio::task::spawn_blocking(move || sender.send(chunk)).await.map_err(ApiError::internal)?;
+        if sent.is_err() {
+            break;
+        }
+    }
+    drop(sender);
+    let done = writing.await.map_err(ApiError::internal)?;
+    done.map_err(|e| match e.kind() {
+        std::io::ErrorKind::Other => ApiError::field("digest", e),
+        _ => ApiError::new(Kind::Internal, format!("the file could not be written: {e}")),
+    })?;
+    Ok(StatusCode::CREATED)
+}

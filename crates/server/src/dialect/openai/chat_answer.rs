@@ -1,0 +1,97 @@
+//! A chat's answers, complete.
+
+use super::chat::Kept;
+use super::logprobs::ChatToken;
+use super::usage::Usage;
+use crate::error::ApiError;
+use crate::generate::{Piece, Reason, Running};
+use allod_engine::{Stats, Token};
+use serde_json::{Map, Value, json};
+
+/// One answer.
+#[derive(Default)]
+struct Answer {
+    text: String,
+    tokens: Vec<Token>,
+    end: Option<(Reason, Stats)>,
+}
+
+/// OpenAI's word for why an answer ended, and vLLM's `stop_reason`.
+pub(super) fn finish(reason: &Reason) -> (&'static str, Value) {
+    match reason {
+        Reason::End | Reason::Cancelled => ("stop", Value::Null),
+        Reason::StopToken(id) => ("stop", (*id).into()),
+        Reason::StopString(text) => ("stop", text.as_str().into()),
+        Reason::Length | Reason::ContextFull => ("length", Value::Null),
+    }
+}
+
+/// Waits for all answers.
+///
+/// # Errors
+/// One of them failed.
+pub(super) async fn collect(mut running: Running, kept: &Kept) -> Result<Value, ApiError> {
+    let mut answers: Vec<Answer> = Vec::new();
+    answers.resize_with(running.job.answers(), Answer::default);
+    let mut prompt_logprobs = None;
+    while let Some(output) = running.next().await {
+        let output = output?;
+        let answer = &mut answers[output.answer as usize];
+        match output.piece {
+            Piece::Prompt(tokens) => prompt_logprobs = Some(tokens),
+            Piece::Delta(delta) => {
+                answer.text.push_str(&delta.text);
+                answer.tokens.extend(delta.tokens);
+            }
+            Piece::Scored(_) | Piece::Embedded(_) => {}
+            Piece::Finished(reason, stats) => answer.end = Some((reason, stats)),
+        }
+    }
+    let mut usage = Usage::default();
+    let choices = (0..).zip(answers).map(|(i, answer)| choice(i, answer, kept, &mut usage)).collect::<Vec<_>>();
+    let mut response = json!({
+        "id": kept.id,
+        "object": "chat.completion",
+        "created": kept.created,
+        "model": kept.model,
+        "choices": choices,
+        "usage": usage,
+        "system_fingerprint": running.lease.fingerprint(),
+    });
+    if let Some(tokens) = prompt_logprobs {
+        let first = [Value::Null];
+        let rest = tokens.iter().map(|t| kept.tokenizer_names.prompt(t));
+        response["prompt_logprobs"] = first.into_iter().chain(rest).collect();
+    }
+    if kept.return_token_ids {
+        response["prompt_token_ids"] = json!(kept.prompt_ids);
+    }
+    Ok(response)
+}
+
+fn choice(index: u32, answer: Answer, kept: &Kept, usage: &mut Usage) -> Value {
+    let (reason, stats) = answer.end.unwrap_or((Reason::Cancelled, Stats::default()));
+    usage.add(index == 0, &stats);
+    let (finish_reason, stop_reason) = finish(&reason);
+    let mut message = Map::new();
+    message.insert("role".into(), "assistant".into());
+    message.insert("content".into(), format!("{}{}", kept.echo, answer.text).into());
+    message.insert("refusal".into(), Value::Null);
+    let mut choice = json!({
+        "index": index,
+        "message": message,
+        "logprobs": logprobs(kept, &answer.tokens),
+        "finish_reason": finish_reason,
+        "stop_reason": stop_reason,
+    });
+    if kept.return_token_ids {
+        choice["token_ids"] = answer.tokens.iter().map(|t| t.id).collect();
+    }
+    choice
+}
+
+pub(super) fn logprobs(kept: &Kept, tokens: &[Token]) -> Value {
+    let Some(namer) = &kept.namer else { return Value::Null };
+    let content: Vec<ChatToken> = tokens.iter().map(|t| namer.chat(t, kept.top)).collect();
+    json!({ "content": content, "refusal": null })
+}

@@ -1,0 +1,141 @@
+//! Models over HTTP: the dialects of OpenAI, Anthropic and Ollama on one address.
+//!
+//! A request enters through [`router`](router::router), is read by its dialect into a [`generate::Job`], and leaves as
+//! that job's outputs in the dialect's words. Models are loaded when they are asked for ([`models`]); each has an
+//! engine on a thread of its own, and events come from there through channels that neither side waits in.
+//!
+//! ```no_run
+//! use allod_server::{Catalog, Origin, Server, Settings, Spec};
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let mut catalog = Catalog::default();
+//! catalog.insert("stories", Spec::new(Origin::Path("stories.gguf".into())));
+//! let server = Server::new(Settings { catalog, ..Settings::default() });
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:11434").await?;
+//! server.serve(listener, std::future::pending()).await;
+//! # Ok(())
+//! # }
+//! ```
+#![deny(missing_docs)]
+
+mod admin;
+mod app;
+mod auth;
+mod body;
+mod dialect;
+mod error;
+mod generate;
+mod guard;
+mod health;
+mod ids;
+mod listen;
+mod metrics;
+mod models;
+mod prompt;
+mod router;
+mod store;
+mod stream;
+mod time;
+
+pub use app::Limits;
+pub use auth::{KeyLimits, KeyRecord, Scope, create_key};
+pub use guard::Doors;
+pub use models::{Catalog, LoadError, Origin, Sizing, Spec};
+
+use app::App;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// What a server is made of.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Its models.
+    pub catalog: Catalog,
+    /// Threads that compute; 0 is one for each core.
+    pub threads: usize,
+    /// Bytes that models may take together; by default three quarters of the machine's memory.
+    pub memory: Option<u64>,
+    /// How long a model stays unused; `None` is for good.
+    pub keep_alive: Option<Duration>,
+    /// What a request may weigh.
+    pub limits: Limits,
+    /// Whom it listens to.
+    pub doors: Doors,
+    /// Keys that open everything, besides those that are written down.
+    pub keys: Vec<String>,
+    /// Where it keeps what outlives it: models made through the API, files, batches, responses.
+    pub data: Option<PathBuf>,
+    /// How long what is being answered may go on when the server ends.
+    pub grace: Option<Duration>,
+}
+
+/// A server that is ready to listen.
+pub struct Server {
+    app: Arc<App>,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    grace: Duration,
+}
+
+impl Server {
+    /// A server with nothing loaded yet.
+    pub fn new(settings: Settings) -> Server {
+        let threads = match settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, Into::into),
+            n => n,
+        };
+        let models = models::Models::new(settings.catalog, threads, settings.memory, settings.keep_alive);
+        let store = Arc::new(store::Store::new(settings.data.unwrap_or_else(|| "allod-data".into())));
+        dialect::ollama::create::restore(&models, &store);
+        let app = App {
+            models: Arc::new(models),
+            metrics: Arc::new(metrics::Metrics::new()),
+            limits: settings.limits,
+            keys: auth::Keys::open(&store, &settings.keys),
+            doors: settings.doors,
+            store,
+            draining: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+        };
+        Server { app: Arc::new(app), tls: None, grace: settings.grace.unwrap_or(Duration::from_secs(30)) }
+    }
+
+    /// Loads a model now, so that the first request need not wait.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub async fn preload(&self, model: &str) -> Result<(), String> {
+        self.app.models.lease(model, models::Purpose::Text).await.map(drop).map_err(|e| e.message)
+    }
+
+    /// Speaks TLS with a certificate chain and its key, in PEM.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not belong together.
+    pub fn with_tls(self, certificate: &Path, key: &Path) -> std::io::Result<Server> {
+        Ok(Server { tls: Some(listen::tls(certificate, key)?), ..self })
+    }
+
+    /// Whether a request needs a key.
+    pub fn has_keys(&self) -> bool {
+        !self.app.keys.is_empty()
+    }
+
+    /// Answers who connects to `listener` until `stop` is done; then what is being answered ends.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let app = Arc::clone(&self.app);
+        let housekeeping = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                app.models.sweep();
+                app.keys.save_usage();
+            }
+        });
+        listen::serve(Arc::clone(&self.app), listener, self.tls, stop, self.grace).await;
+        housekeeping.abort();
+        self.app.keys.save_usage();
+    }
+}

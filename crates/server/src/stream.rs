@@ -1,0 +1,128 @@
+//! Answers that leave while they are written: server-sent events and lines of JSON.
+
+use crate::error::ApiError;
+use crate::generate::{Output, Running};
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::time::Duration;
+
+/// After so long without a token a sign of life is sent, so that no proxy takes the connection for dead.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// Writes a job's outputs in a dialect.
+pub(crate) trait Writer: Send + 'static {
+    /// The content type.
+    const CONTENT_TYPE: &'static str;
+
+    /// What comes before anything else.
+    fn begin(&mut self, _out: &mut Frames) {}
+
+    /// One output.
+    fn output(&mut self, output: Output, out: &mut Frames);
+
+    /// All answers are complete.
+    fn end(&mut self, out: &mut Frames);
+
+    /// The job failed; nothing else comes.
+    fn failed(&mut self, error: &ApiError, out: &mut Frames);
+
+    /// Nothing has come for a while.
+    fn quiet(&mut self, out: &mut Frames);
+}
+
+/// Text on its way to the client.
+#[derive(Default)]
+pub(crate) struct Frames(String);
+
+impl Frames {
+    /// A server-sent event without a name.
+    pub(crate) fn data(&mut self, value: &impl Serialize) {
+        self.0.push_str("data: ");
+        self.json(value);
+        self.0.push_str("\n\n");
+    }
+
+    /// A named server-sent event.
+    pub(crate) fn event(&mut self, name: &str, value: &impl Serialize) {
+        self.0.push_str("event: ");
+        self.0.push_str(name);
+        self.0.push('\n');
+        self.data(value);
+    }
+
+    /// A line of JSON.
+    pub(crate) fn line(&mut self, value: &impl Serialize) {
+        self.json(value);
+        self.0.push('\n');
+    }
+
+    /// Text as it is.
+    pub(crate) fn raw(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+
+    fn json(&mut self, value: &impl Serialize) {
+        // Our own structures have string keys and finite numbers, so they can be written.
+        self.0.push_str(&serde_json::to_string(value).unwrap_or_default());
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
+        (!self.0.is_empty()).then(|| Bytes::from(std::mem::take(&mut self.0)))
+    }
+}
+
+/// Where a stream stands.
+enum State {
+    Beginning,
+    Going,
+    Over,
+}
+
+/// A response whose body follows `running`. When the client goes, the body is dropped and the job with it.
+/// `held` lives as long as the stream.
+pub(crate) fn respond<W: Writer>(running: Running, writer: W, held: impl Send + 'static) -> Response {
+    let start = (running, writer, State::Beginning, held);
+    let stream = futures_util::stream::unfold(start, |(mut running, mut writer, state, held)| async move {
+        let mut out = Frames::default();
+        let mut state = state;
+        loop {
+            match state {
+                State::Over => return None,
+                State::Beginning => {
+                    writer.begin(&mut out);
+                    state = State::Going;
+                }
+                State::Going => state = advance(&mut running, &mut writer, &mut out).await,
+            }
+            if let Some(bytes) = out.take() {
+                return Some((Ok::<_, Infallible>(bytes), (running, writer, state, held)));
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(stream));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(W::CONTENT_TYPE));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx holds answers back otherwise.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+async fn advance<W: Writer>(running: &mut Running, writer: &mut W, out: &mut Frames) -> State {
+    match tokio::time::timeout(QUIET, running.next()).await {
+        Err(_) => writer.quiet(out),
+        Ok(Some(Ok(output))) => writer.output(output, out),
+        Ok(Some(Err(error))) => {
+            writer.failed(&error, out);
+            return State::Over;
+        }
+        Ok(None) => {
+            writer.end(out);
+            return State::Over;
+        }
+    }
+    State::Going
+}

@@ -1,0 +1,139 @@
+//! What arrives broken, slow or too large harms nobody else.
+
+use crate::client::{serve, serve_with, settings, stories, user};
+use allod_server::{Limits, Settings};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+#[test]
+fn broken_requests_get_the_right_status() {
+    let served = serve();
+    let json_kind = [("content-type", "application/json")];
+    let post = |body: &[u8]| served.ask("POST", "/v1/chat/completions", &json_kind, body);
+    let deep = "[".repeat(100_000);
+    let deep_field = format!("{{\"messages\":{}1{}}}", "[".repeat(120), "]".repeat(120));
+    for body in [
+        &b"{"[..],
+        b"[]",
+        b"null",
+        b"\"x\"",
+        b"{\"messages\": [}",
+        b"\xff\xfe{}",
+        b"{\"messages\":\"\xc3\x28\"}",
+        deep.as_bytes(),
+        deep_field.as_bytes(),
+        b"{\"n\": 1e999}",
+        b"{\"n\": -1}",
+        b"{\"n\": 99999999999999999999}",
+        b"",
+    ] {
+        let response = post(body);
+        assert_eq!(response.status, 400, "{:?}: {}", &body[..body.len().min(40)], response.text());
+        assert!(response.json()["error"]["message"].is_string());
+    }
+    assert_eq!(served.get("/nowhere").status, 404);
+    assert_eq!(served.get("/v1/chat/completions").status, 405);
+    assert_eq!(served.ask("POST", "/v1/completions", &[("content-type", "text/xml")], b"<a/>").status, 415);
+    assert_eq!(served.ask("POST", "/v1/completions", &[("content-encoding", "gzip")], b"{}").status, 415);
+    assert_eq!(served.send(b"nonsense\r\n\r\n").status, 400);
+    assert_eq!(served.send(b"GET / HTTP/9.9\r\n\r\n").status, 400);
+    let flood: String = (0..2000).map(|i| format!("x-{i}: y\r\n")).collect();
+    let status = served.send(format!("GET / HTTP/1.1\r\nhost: localhost\r\n{flood}\r\n").as_bytes()).status;
+    assert!([400, 431].contains(&status), "{status}");
+    let status =
+        served.send(format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "a".repeat(200_000)).as_bytes()).status;
+    assert!([400, 414, 431, 0].contains(&status), "{status}");
+    assert_eq!(served.get("/health").status, 200);
+}
+
+#[test]
+fn slow_and_large_requests_are_cut_off() {
+    let limits = Limits {
+        body: 10_000,
+        body_time: Duration::from_millis(300),
+        header_time: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let served = serve_with(Settings { limits, ..settings(&[("stories", stories())]) });
+    let large = json!({ "prompt": "x".repeat(20_000) });
+    assert_eq!(served.post("/v1/completions", &large).status, 413);
+    let started = Instant::now();
+    let slow_body =
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\nconnection: close\r\n\r\n{\"a";
+    assert_eq!(served.send(slow_body).status, 408);
+    let slow_head = served.send(b"GET /health HTTP/1.1\r\nhost: loc");
+    assert!([0, 408].contains(&slow_head.status));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_client_that_goes_ends_its_request_and_no_other() {
+    let served = serve();
+    let whole = json!({ "prompt": "Once", "seed": 1, "max_tokens": 30, "ignore_eos": true });
+    let expected = served.post("/v1/completions", &whole).json()["choices"][0]["text"].clone();
+    let mut stream = served.connect();
+    let form = json!({ "prompt": "Once", "max_tokens": 480, "ignore_eos": true, "stream": true, "n": 4 }).to_string();
+    write!(stream, "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{form}", form.len())
+        .unwrap();
+    let mut first = [0; 512];
+    assert!(stream.read(&mut first).unwrap() > 0);
+    assert!(served.metric("vllm:num_requests_running") > 0.0);
+    drop(stream);
+    let gone = Instant::now();
+    while served.metric("vllm:num_requests_running") > 0.0 {
+        assert!(gone.elapsed() < Duration::from_secs(5));
+    }
+    assert!(served.metric("vllm:request_success_total{") > 0.0);
+    assert_eq!(served.post("/v1/completions", &whole).json()["choices"][0]["text"], expected);
+    // Pages are free again.
+    assert_eq!(served.metric("vllm:kv_cache_usage_perc"), 0.0);
+}
+
+#[test]
+fn many_clients_get_what_each_gets_alone() {
+    let served = serve();
+    let form = |i: u64| json!({ "messages": user(&format!("story {i}")), "seed": i, "max_tokens": 12 });
+    let said = |answer: Value| answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let alone: Vec<String> = (0..6).map(|i| said(served.post("/v1/chat/completions", &form(i)).json())).collect();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let served = &served;
+        let threads: Vec<_> =
+            (0..6).map(|i| scope.spawn(move || said(served.post("/v1/chat/completions", &form(i)).json()))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(alone, together);
+    let generated = served.metric("vllm:generation_tokens_total");
+    assert!((12.0..=144.0).contains(&generated), "{generated}");
+}
+
+#[test]
+fn mutated_requests_never_panic() {
+    let served = serve();
+    let seed = json!({
+        "model": "stories", "messages": user("hi"), "max_tokens": 2, "temperature": 0.5, "n": 1, "stop": ["x"],
+        "logit_bias": { "5": 1 }, "logprobs": true, "top_logprobs": 1, "seed": 3, "stream": false,
+    })
+    .to_string()
+    .into_bytes();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for _ in 0..300 {
+        let mut body = seed.clone();
+        for _ in 0..=next(3) {
+            let at = next(body.len());
+            match next(3) {
+                0 => body[at] = next(256) as u8,
+                1 => drop(body.remove(at)),
+                _ => body.insert(at, b"{}[]\",:0-e\\\x00\xff"[next(13)]),
+            }
+        }
+        let status = served.ask("POST", "/v1/chat/completions", &[("content-type", "application/json")], &body).status;
+        assert!([200, 400, 404].contains(&status), "{status}: {}", String::from_utf8_lossy(&body));
+    }
+}
