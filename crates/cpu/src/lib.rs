@@ -6,6 +6,7 @@ mod adapters;
 mod arena;
 mod experts;
 mod fused;
+mod learn;
 mod observe;
 mod recurrent;
 mod run;
@@ -17,6 +18,7 @@ pub use allod_kernels::{
     isa::{Isa, UnknownIsa},
     pool::Pool,
 };
+pub use learn::{LearnError, LearnOptions, Learner};
 pub use observe::{Inputs, Observer, Reach};
 pub use weights::PrepareError;
 

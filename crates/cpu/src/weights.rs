@@ -84,7 +84,8 @@ impl Prepared {
 }
 
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
-enum Use {
+/// What a weight is used as.
+pub(crate) enum Use {
     Vector,
     /// A convolution's taps, the oldest first.
     Filter,
@@ -92,7 +93,8 @@ enum Use {
     Matrix,
 }
 
-fn uses(plan: &Plan) -> Vec<Use> {
+/// The use of each weight: the most demanding one.
+pub(crate) fn uses(plan: &Plan) -> Vec<Use> {
     let mut uses = vec![Use::Vector; plan.params().len()];
     let mut mark = |p: Param, u: Use| {
         if u > uses[p.index()] {

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod conv;
 pub mod delta;
 pub mod elementwise;
+pub mod gradient;
 pub mod hadamard;
 pub mod isa;
 mod lanes;

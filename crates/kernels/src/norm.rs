@@ -30,7 +30,7 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 
 /// The part of `w` that belongs to group `i`: weights as long as one group serve every group.
 #[inline(always)]
-fn weight_of(w: Option<&[f32]>, i: usize, group: usize) -> Option<&[f32]> {
+pub(crate) fn weight_of(w: Option<&[f32]>, i: usize, group: usize) -> Option<&[f32]> {
     w.map(|w| {
         let groups = (w.len() / group).max(1);
         let start = i % groups * group;

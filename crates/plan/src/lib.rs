@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 mod adapter;
+mod differentiate;
 mod fuse;
 mod memory;
 mod op;
@@ -14,6 +15,7 @@ mod step;
 mod train;
 
 pub use adapter::{AdapterError, Delta, Lora};
+pub use differentiate::{Adjoint, Backward, DifferentiateError, End, Forward, Program, Wanted, differentiate};
 pub use fuse::Group;
 pub use memory::{Arena, Estimate, RowLimits};
 pub use op::*;

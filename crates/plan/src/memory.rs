@@ -88,13 +88,31 @@ impl Arena {
             }
             for &v in &n.outputs {
                 let need = size(v);
-                let mut at = 0;
-                for &(start, end, _) in &live {
-                    if start >= at + need {
-                        break;
-                    }
-                    at = at.max(end);
-                }
+                let at = gap(&live, need);
+                offsets[v.index()] = at;
+                live.push((at, at + need, last[v.index()]));
+                live.sort_unstable();
+                len = len.max(at + need);
+            }
+            live.retain(|&(_, _, end)| end > i);
+        }
+        Arena { offsets, len }
+    }
+
+    /// Places `values` values, of `size` elements each, that `steps` read and write in order. A value lives from the
+    /// first step that writes it to the last that names it.
+    pub(crate) fn of_steps(values: usize, size: impl Fn(Value) -> usize, steps: &[(Vec<Value>, Vec<Value>)]) -> Arena {
+        let mut last = vec![0; values];
+        for (i, (reads, writes)) in steps.iter().enumerate() {
+            reads.iter().chain(writes).for_each(|v| last[v.index()] = i);
+        }
+        let mut offsets = vec![usize::MAX; values];
+        let mut live: Vec<(usize, usize, usize)> = Vec::new();
+        let mut len = 0;
+        for (i, (_, writes)) in steps.iter().enumerate() {
+            for &v in writes {
+                let need = size(v).next_multiple_of(ALIGN);
+                let at = gap(&live, need);
                 offsets[v.index()] = at;
                 live.push((at, at + need, last[v.index()]));
                 live.sort_unstable();
@@ -117,6 +135,18 @@ impl Arena {
     pub fn offset(&self, v: Value) -> usize {
         self.offsets[v.index()]
     }
+}
+
+/// The first place between the live ranges, which are in order, for `need` elements.
+fn gap(live: &[(usize, usize, usize)], need: usize) -> usize {
+    let mut at = 0;
+    for &(start, end, _) in live {
+        if start >= at + need {
+            break;
+        }
+        at = at.max(end);
+    }
+    at
 }
 
 /// Bytes a model takes when run.

@@ -66,7 +66,7 @@ impl AttendParams<'_> {
     }
 
     /// Positions that the row at `position` sees, of a sequence that ends before `end`.
-    fn visible(&self, position: u32, end: u32) -> Range<u32> {
+    pub(crate) fn visible(&self, position: u32, end: u32) -> Range<u32> {
         let (mut low, mut high) = (0, if self.causal { position + 1 } else { end });
         if let Some(window) = self.window {
             low = if self.causal { (position + 1).saturating_sub(window) } else { position.saturating_sub(window) };

@@ -22,12 +22,18 @@ pub use routes::Routes;
 pub use tasks::{From, Gated, Product, experts, gated, gated_experts, linear};
 pub use weights::{PackError, Weights};
 
+use crate::isa::Isa;
 use allod_codec as codec;
 use allod_tensor::DType;
 use layout::ROWS;
 
 /// The sums of one input row with the 16 rows of a panel.
 type Sums = [f32; ROWS];
+
+/// Adds to `sums[t]` the products of row `x[t]` with 16 columns of numbers, `[k][16]`: the float kernel by itself.
+pub(crate) fn float_panel(isa: Isa, panel: &[f32], x: &[&[f32]], sums: &mut [[f32; ROWS]]) {
+    float::panel(isa, DType::F32, bytemuck::cast_slice(panel), x, sums);
+}
 
 /// Numbers from whole blocks of the file's bytes.
 fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {

@@ -9,4 +9,5 @@ mod golden;
 mod known;
 mod legacy;
 mod malformed;
+mod parity;
 mod registry;
