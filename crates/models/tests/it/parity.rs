@@ -114,10 +114,11 @@ fn length<'a>(v: impl IntoIterator<Item = &'a f32>) -> f64 {
     v.into_iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
 }
 
+#[expect(clippy::print_stderr, reason = "a test says why it does nothing")]
 fn fixture() -> Option<std::path::PathBuf> {
     let folder = allod_testkit::data()?.parent()?.join("parity/fixture_warm");
     if !folder.exists() {
-        println!("skipped: there is no {}", folder.display());
+        eprintln!("skipped: there is no {}", folder.display());
         return None;
     }
     Some(folder)

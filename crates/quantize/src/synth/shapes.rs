@@ -18,6 +18,7 @@ pub struct Shape {
 
 /// Every shape there is.
 pub static SHAPES: &[Shape] = &[
+    Shape { name: "qwen2.5-0.5b", build: qwen2_5 },
     Shape { name: "qwen3-0.6b", build: |b| qwen3(b, 28, 1024, 16, 3072, true) },
     Shape { name: "qwen3-1.7b", build: |b| qwen3(b, 28, 2048, 16, 6144, true) },
     Shape { name: "qwen3-4b", build: |b| qwen3(b, 36, 2560, 32, 9728, true) },
@@ -113,6 +114,21 @@ impl Builder {
         for (part, rows, columns) in [("gate", ff, dim), ("up", ff, dim), ("down", dim, ff)] {
             self.tensor(format!("blk.{i}.ffn_{part}{suffix}.weight"), &[outer, &[rows, columns]].concat());
         }
+    }
+}
+
+fn qwen2_5(b: &mut Builder) {
+    let (layers, dim, heads, kv, head, ff) = (24, 896, 14, 2, 64, 4864);
+    b.start("qwen2", layers, dim, 32_768);
+    b.heads(heads, kv, head, 1e6);
+    b.set("attention.layer_norm_rms_epsilon", 1e-6f32);
+    b.uint("feed_forward_length", ff);
+    b.ends(151_936, dim, true);
+    for i in 0..layers {
+        b.layer(i, &[("attn_norm.weight", &[dim]), ("ffn_norm.weight", &[dim])]);
+        b.gqa(i, dim, heads, kv, head);
+        b.layer(i, &[("attn_q.bias", &[heads * head]), ("attn_k.bias", &[kv * head]), ("attn_v.bias", &[kv * head])]);
+        b.glu(i, "", &[], dim, ff);
     }
 }
 
