@@ -74,11 +74,11 @@ pub(crate) fn prefix(bench: &Bench) -> Result<(), Box<dyn Error>> {
 
 /// The delays of an answer while a prompt of 4,000 tokens arrives, against its own undisturbed ones.
 pub(crate) fn victim(bench: &Bench) -> Result<(), Box<dyn Error>> {
-    for chunk in [16, 32, 64, 128] {
+    for delay in [1.5, 2.0, 4.0] {
         let mut random = Random(3);
         let mut run = |disturbed: bool| -> Result<Log, Box<dyn Error>> {
             let size = Size { sequences: 4, context: 4352, pages: 700 };
-            let mut engine = bench.engine(size, |o| o.chunk = chunk)?;
+            let mut engine = bench.engine(size, |o| o.delay = delay)?;
             let victim = engine.submit(request(random.text(100, bench.vocabulary()), 150))?;
             let mut log = Log::default();
             while log.total < 20 {
@@ -94,7 +94,7 @@ pub(crate) fn victim(bench: &Bench) -> Result<(), Box<dyn Error>> {
         let p99 = |log: &Log| percentile(&log.delays(), 99).as_secs_f64() * 1e3;
         let (calm, disturbed) = (p99(&run(false)?), p99(&run(true)?));
         println!(
-            "chunk {chunk}: p99 between tokens {calm:.1} ms, with a long prompt {disturbed:.1} ms: {:.2}×",
+            "delay {delay}: p99 between tokens {calm:.1} ms, with a long prompt {disturbed:.1} ms: {:.2}×",
             disturbed / calm
         );
     }

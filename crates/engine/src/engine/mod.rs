@@ -45,8 +45,8 @@ use spill::Spill;
 use std::time::Instant;
 use trace::Trace;
 
-/// Steps of more rows say nothing about what a few drafted ones cost.
-const PACED_ROWS: usize = 64;
+/// Steps of more rows say nothing about what a few more cost.
+const PACED_ROWS: usize = 160;
 
 /// A backend and the requests that it works on.
 pub struct Engine {

@@ -12,9 +12,11 @@ pub struct EngineOptions {
     pub sequences: Option<usize>,
     /// Rows of one step.
     pub rows: usize,
-    /// Rows of a step that may belong to prompts while answers are being decoded: bounds how long a prompt can delay
-    /// everybody's next token.
+    /// Most rows of a step that may belong to prompts while answers are being decoded.
     pub chunk: usize,
+    /// How many times as long as without prompts a step may take while answers are being decoded, by what rows cost:
+    /// bounds how long a prompt can delay everybody's next token. Fewer rows than [`Self::chunk`] are taken then.
+    pub delay: f64,
     /// Most wanted rows of a step; what the backend was built for.
     pub outputs: usize,
     /// Answers that may wait.
@@ -45,6 +47,7 @@ impl Default for EngineOptions {
             sequences: None,
             rows: 512,
             chunk: 128,
+            delay: 2.0,
             outputs: 1,
             queue: 1024,
             prefix_cache: true,

@@ -39,7 +39,10 @@ impl Book {
         let mut room = Room { rows: self.options.rows, outputs: self.options.outputs };
         let mut parts = self.decode(&mut room, backend);
         let decoding = parts.len();
-        let chunk = if decoding > 0 { room.rows.min(self.options.chunk) } else { room.rows };
+        let mut chunk = room.rows;
+        if decoding > 0 {
+            chunk = chunk.min(self.options.chunk).min(self.pace.extra(decoding, self.options.delay));
+        }
         self.prefill(chunk, &mut room, &mut parts, backend);
         if self.options.draft > 0 {
             let rows = parts.iter().map(|part| part.rows).sum();

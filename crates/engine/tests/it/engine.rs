@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 const CAPACITY: Capacity = Capacity { width: 50, rows: 32, pages: 64, states: 8, context: 400 };
 
 fn options() -> EngineOptions {
-    EngineOptions { outputs: 32, chunk: 16, ..EngineOptions::default() }
+    // What a toy's steps take says nothing.
+    EngineOptions { outputs: 32, chunk: 16, delay: f64::INFINITY, ..EngineOptions::default() }
 }
 
 /// A toy that sees everything and has room for eight sequences.

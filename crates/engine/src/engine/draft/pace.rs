@@ -48,6 +48,14 @@ impl Pace {
         (time - slope * rows, slope)
     }
 
+    /// Rows that may be added to a step of `rows` rows so that it takes at most `factor` times as long; at least one.
+    pub(crate) fn extra(&self, rows: usize, factor: f64) -> usize {
+        let (fixed, slope) = self.line();
+        let extra = (factor - 1.0) * (fixed + slope * rows as f64) / slope;
+        // A cast of what is no number or too large has the nearest value that there is.
+        (extra as usize).max(1)
+    }
+
     /// How many tokens to draft, up to `longest`, for one sequence of a step of `rows` rows, if each is right with the
     /// chance `right` and takes `each` seconds to find. The most tokens a second decide.
     pub(crate) fn length(&self, rows: usize, right: f64, each: f64, longest: usize) -> usize {
@@ -80,6 +88,7 @@ mod tests {
         let (fixed, slope) = pace.line();
         assert!((fixed - 0.010).abs() < 1e-6 && (slope - 0.001).abs() < 1e-6, "{fixed} {slope}");
         assert_eq!(pace.length(1, 0.0, 0.0, 8), 0);
+        assert_eq!((pace.extra(1, 2.1), pace.extra(10, 2.1), pace.extra(10, 0.5)), (12, 22, 1));
         assert_eq!(pace.length(1, 1.0, 0.0, 8), 8);
         // The last token that pays: 1.7 / 12 ms before it, 0.7² more for 1 ms.
         assert!((2..6).contains(&pace.length(1, 0.7, 0.0, 8)));
