@@ -22,6 +22,9 @@ pub(crate) static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf"
 /// The name, in place of a model, for drafts from the text itself.
 const LOOKUP: &str = "lookup";
 
+/// What a GGUF file says in place of a kind of tokenizer when it has none: llama.cpp refuses files that say nothing.
+pub(crate) const NO_TOKENIZER: &str = "none";
+
 /// Positions of the context where nobody says otherwise: the model's own, up to this many.
 const CONTEXT: usize = 8192;
 /// Rows of a prompt that run at once.
@@ -126,7 +129,7 @@ fn utf8(bytes: Vec<u8>, from: &str) -> Result<String> {
 
 /// The tokenizer that belongs to a model, if it has one.
 pub(crate) fn tokenizer(path: &Path, source: &dyn WeightSource) -> Result<Option<Tokenizer>> {
-    if source.metadata().str("tokenizer.ggml.model").is_some() {
+    if source.metadata().str("tokenizer.ggml.model").is_some_and(|kind| kind != NO_TOKENIZER) {
         return Ok(Some(Tokenizer::from_gguf(source.metadata()).context("the model's tokenizer")?));
     }
     let Some(folder) = folder(path) else { return Ok(None) };

@@ -55,9 +55,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     let mut progress = Progress::default();
     progress.show("converting …");
     let files = if to_file {
-        let extra = tokenizer_keys(&args.source)?;
+        let mut extra = tokenizer_keys(&args.source)?;
         if extra.is_empty() && source.metadata().str("tokenizer.ggml.model").is_none() {
             note("the model brings no tokenizer: the file will have none, and runs on token ids only");
+            extra.set("tokenizer.ggml.model", load::NO_TOKENIZER);
         }
         let split = split.map_or(Split::Never, Split::Bytes);
         let options = GgufOptions { matrices: dtype, layout: Layout { split, ..Layout::default() } };

@@ -58,8 +58,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<ExitCode> {
     let (model, _) = load::model(load::source(&args.model.model)?, Some(positions))?;
     // Where every position sees every other, the whole sequence runs at once.
     let rows = if model.is_causal() { positions.min(CHUNK) } else { positions };
-    let result = model.plan.result().map(|v| model.plan.value(v).name.as_str());
-    let name = if result == Some("logits") { "logits" } else { "hidden" };
+    let name = if model.arch.is_encoder() { "hidden" } else { "logits" };
     let options = Options {
         rows,
         outputs: rows,

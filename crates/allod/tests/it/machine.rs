@@ -39,6 +39,22 @@ fn logits_choose_the_known_tokens() {
     }
 }
 
+/// Whatever the last operation is called: a soft cap, a scale, a product.
+#[test]
+fn decoders_write_logits_and_encoders_hidden_states() {
+    let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tests/goldens/");
+    for (golden, name, width) in [
+        ("gemma2", "logits", 128),
+        ("gemma4_text", "logits", 128),
+        ("granite", "logits", 128),
+        ("llama", "logits", 128),
+        ("bert", "hidden", 48),
+    ] {
+        let (shape, _) = logits(&format!("{goldens}{golden}"), &json!([[5, 6, 7], [9, 8, 7]]), &[], name);
+        assert_eq!(shape, [2, 3, width], "{golden}");
+    }
+}
+
 #[test]
 fn named_values_can_be_tapped() {
     let (shape, numbers) = logits("default", &json!([5, 6, 7]), &["--tap", "blk.0.attn_norm"], "blk.0.attn_norm");

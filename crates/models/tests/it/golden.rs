@@ -1,4 +1,5 @@
-//! Each golden model: right at every position, and the same bytes however the work is cut.
+//! Each golden model: right at every position, and the same bytes however the work is cut. `ALLOD_GOLDENS` names another
+//! folder of models, such as `scripts/goldens/variants.py` makes; `ALLOD_GOLDEN` picks some by name.
 
 use allod_cpu::{Cpu, Isa, KvType, Options, Pool};
 use allod_formats::{Metadata, Safetensors, TensorInfo, WeightSource, codec};
@@ -23,7 +24,8 @@ pub(crate) struct Golden {
 }
 
 pub(crate) fn goldens() -> Vec<Golden> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let folder = std::env::var_os("ALLOD_GOLDENS").map_or(committed, PathBuf::from);
     let mut all: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
     all.retain(|p| p.join("golden.safetensors").is_file());
     if let Ok(only) = std::env::var("ALLOD_GOLDEN") {
