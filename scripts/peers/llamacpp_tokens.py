@@ -62,7 +62,10 @@ FITTED = {
     "olmoe": ("as many key heads as query heads, not clipped", {"num_key_value_heads": 4, "clip_qkv": None}),
     "phi3-longrope": ("no window", {"sliding_window": None}),
     "qwen2-window": ("no window", {"use_sliding_window": False, "layer_types": ["full_attention"] * 3}),
-    "qwen2_moe-dense-layers": ("no dense layers", {"decoder_sparse_step": 1, "mlp_only_layers": []}),
+    "qwen2_moe-dense-layers": (
+        "no dense layers, weights that sum to what they do",
+        {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": False},
+    ),
     "qwen3_5_text": ("lengths in the delta rule take the norms' epsilon; here it is 1e-6", {"rms_norm_eps": 1e-6}),
     "qwen3_next": ("lengths in the delta rule take the norms' epsilon; here it is 1e-6", {"rms_norm_eps": 1e-6}),
 }
@@ -194,7 +197,7 @@ def fit(name, root):
     folder = root / name
     model.save_pretrained(folder)
     if golden.repack:
-        golden.repack(folder)
+        golden.repack(golden, folder)
     return folder
 
 

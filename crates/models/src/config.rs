@@ -79,7 +79,7 @@ impl Config {
             .or(keys.float("attention.layer_norm_epsilon")?)
             .unwrap_or(1e-5);
         let rope_dims = keys.uint("rope.dimension_count")?.unwrap_or(head_dim);
-        if rope_dims % 2 != 0 || rope_dims > head_dim.max(rope_dims.min(1 << 12)) {
+        if rope_dims > MAX_COUNT {
             return Err(keys.bad("rope.dimension_count", "an even number up to the head size".into(), rope_dims));
         }
         Ok(Config {

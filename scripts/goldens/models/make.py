@@ -5,7 +5,7 @@ A golden is only worth committing if a wrong implementation cannot pass it. So e
 * a changed config value (`moves`) must move the logits, and so must every tensor when it is taken away;
 * noise of 1e-5 in the weights must not (no top-k choice hangs on a rounding error);
 * f64 arithmetic, running token by token with the cache, and running a prefix must all give the same answer;
-* what was saved, loaded again, must give the same bytes.
+* what was saved, loaded again, must give the same.
 """
 
 import copy
@@ -69,7 +69,7 @@ def draw(golden, name, tensor, seed):
     gen = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
     normal = lambda mean, std: mean + std * torch.randn(tensor.shape, generator=gen)
     for pattern, rule in golden.init.items():
-        if re.search(pattern, name):
+        if re.search(pattern, name) and not (callable(rule) and tensor.ndim < 2):
             return rule(tensor.shape, gen) if callable(rule) else normal(*rule)
     if tensor.ndim <= 1:
         # A norm: around what leaves the row as it is. A bias: around 0.
@@ -255,9 +255,10 @@ def save(golden, model, found, folder):
     if hasattr(again, "set_experts_implementation"):
         again.set_experts_implementation("eager")
     logits = found["hidden" if golden.encoder else "logits"]
-    assert torch.equal(answer(again, found["ids"]), logits), f"{golden.name}: differs after loading"
+    # Where a tensor lies in memory may change the order of a sum.
+    assert apart(logits, answer(again, found["ids"])) < 1e-6, f"{golden.name}: differs after loading"
     if golden.repack:
-        golden.repack(folder)
+        golden.repack(golden, folder)
 
 
 def versions(path, seeds):

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from . import mxfp4
+from . import fp8, mxfp4
 from .llama_like import EPS, GEMMA, THETA, rope, sized
 from .make import Golden
 
@@ -214,6 +214,25 @@ GOLDENS = [
         dtype=torch.float32,
         positions=40,
         moves=MLA_MOVES | YARN_MOVES | {"topk_group": 3, "norm_topk_prob": False, "rope_interleave": False},
+    ),
+    Golden(
+        "deepseek_v3-fp8",
+        DeepseekV3Config(
+            **sized(
+                **MLA,
+                q_lora_rank=24,
+                n_group=4,
+                topk_group=2,
+                norm_topk_prob=True,
+                num_mtp_layers=0,
+                rope_parameters=rope(),
+            )
+        ),
+        init=MLA_INIT,
+        dtype=torch.float32,
+        adjust=fp8.round_matrices,
+        repack=fp8.repack,
+        moves=MLA_MOVES,
     ),
     Golden(
         "llama4_text",

@@ -33,7 +33,7 @@ def round_experts(model):
             tensor.copy_(dequantize(*quantize(tensor.mT.contiguous())).mT)
 
 
-def repack(folder):
+def repack(_golden, folder):
     """Replace the experts in a saved folder by `_blocks` (two codes a byte, the even one low) and `_scales`.
 
     Transformers' own reader of them must give the rounded values back.

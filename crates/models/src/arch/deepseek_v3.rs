@@ -22,6 +22,7 @@ const SIGMOID: u32 = 2;
 fn keys(h: &mut Hf) {
     deepseek_v2::keys(h, true);
     h.set("expert_gating_func", SIGMOID);
+    h.default_flag("norm_topk_prob", true);
     h.copy_flag("norm_topk_prob", "expert_weights_norm");
     h.field_if_absent("norm_topk_prob", false);
     if h.get(&["rope_interleave"]).is_some_and(|v| v == false) {

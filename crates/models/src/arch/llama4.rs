@@ -54,9 +54,11 @@ fn keys(h: &mut Hf) {
     h.copy_uint("floor_scale", "attention.temperature_length");
     h.copy_float("attn_scale", "attention.temperature_scale");
     h.field("attn_temperature_tuning", h.known_float("attention.temperature_scale") != Some(0.0));
+    h.default_flag("attn_temperature_tuning", true);
     if !h.flag("attn_temperature_tuning") {
         h.set("attention.temperature_scale", 0.0);
     }
+    h.default_flag("use_qk_norm", true);
     h.copy_flag("use_qk_norm", "attention.qk_norm");
     if h.back {
         h.field_if_absent("use_qk_norm", h.known("expert_count") != Some(UNNORMED));

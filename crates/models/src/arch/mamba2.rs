@@ -4,7 +4,7 @@ use super::mamba;
 use crate::{
     Arch, Config,
     blocks::{Blocks, Mamba2},
-    hf::{Fix, Hf, fixed, mamba2_names, same},
+    hf::{Fix, Hf, fixed, mamba2_names, number, same},
 };
 use allod_formats::{Array, Value as Meta};
 use allod_plan::{Scope, Value};
@@ -40,6 +40,10 @@ pub(super) fn mixer(h: &mut Hf, names: [&str; 5]) {
     }
     let width = h.known("ssm.inner_size").zip(h.known("ssm.time_step_rank")).and_then(|(i, n)| i.checked_div(n));
     width.into_iter().for_each(|w| h.field(head, w));
+    if let Some(limit) = h.meta.floats(&h.key("ssm.time_step_limit")) {
+        // JSON has no infinity.
+        h.field("time_step_limit", limit.iter().map(|v| number(v.min(f32::MAX))).collect::<Vec<_>>());
+    }
     // Without bounds other than 0 and infinity GGUF has no key for them.
     let limit = h
         .get(&["time_step_limit"])

@@ -46,6 +46,9 @@ fn keys(h: &mut Hf) {
     h.copy_uint("local_attention", "attention.sliding_window");
     h.copy_uint("global_attn_every_n_layers", PERIOD);
     h.set("attention.causal", false);
+    if h.back && h.meta.ints(&h.key(PERIOD)).is_some() {
+        return h.layer_types_back();
+    }
     if let Some(types) = h.strs("layer_types") {
         let slides: Vec<bool> = types.iter().map(|t| *t == "sliding_attention").collect();
         let period = slides.iter().skip(1).position(|s| !s).map_or(slides.len(), |i| i + 1);

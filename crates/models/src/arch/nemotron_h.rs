@@ -81,6 +81,7 @@ fn keys(h: &mut Hf) {
     h.set("expert_gating_func", 2u32);
     h.copy_uint("n_shared_experts", "expert_shared_count");
     h.copy_uint("moe_shared_expert_intermediate_size", "expert_shared_feed_forward_length");
+    h.default_flag("norm_topk_prob", true);
     h.copy_flag("norm_topk_prob", "expert_weights_norm");
     h.field_if_absent("norm_topk_prob", false);
     h.copy_float("routed_scaling_factor", "expert_weights_scale");

@@ -25,13 +25,16 @@ const NAMES: &[Name] = &[
     same("blk.{}.layer_output_norm", "h.{}.ln_2"),
 ];
 
-/// What GPT-1 calls `gelu` is the tanh form.
+/// What GPT-1 calls `gelu` is the tanh form, which is what we take where nothing else is said.
 fn keys(h: &mut Hf) {
     h.prefix("transformer.");
     h.gpt_names();
     h.tied_by_default();
     h.four_times_wide();
-    h.expect_str("afn", &["gelu"]);
+    h.field("afn", "gelu");
+    if h.back || h.str("afn").is_some_and(|f| f != "gelu") {
+        h.copy_str("afn", "hidden_activation");
+    }
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
@@ -39,7 +42,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     let mut x = m.add(x, p);
     for i in 0..c.layers {
         let attn = Attn { bias: Bias::Required, ..Attn::gqa(c, i) };
-        let ffn = Ffn::plain(c.ff(i), Act::GeluTanh);
+        let ffn = Ffn::plain(c.ff(i), c.act.unwrap_or(Act::GeluTanh));
         x = bert::layer(&mut m.layer(i), x, c.eps, bert::NORMS, (attn, ffn));
     }
     m.output(x, c, |_, x| x, |m, x| m.head(x, c))

@@ -39,6 +39,9 @@ fn keys(h: &mut Hf) {
     h.copy_str("activation_function", "hidden_activation");
     h.copy_uint("word_embed_proj_dim", "embedding_length_in");
     h.copy_flag("do_layer_norm_before", "norm_before");
+    if h.get(&["layer_norm_elementwise_affine"]).is_some_and(|v| v == false) {
+        h.reject("layer_norm_elementwise_affine", "true", false);
+    }
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

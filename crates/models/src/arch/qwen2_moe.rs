@@ -3,7 +3,7 @@
 use super::qwen2;
 use crate::{
     Arch, Config,
-    blocks::{Attn, Bias, Blocks, Ffn, Moe},
+    blocks::{Attn, Blocks, Ffn, Moe},
     hf::{EXPERTS, Hf, LLAMA_LIKE, Name, same},
 };
 use allod_plan::{Act, RopeStyle, Scope, Value};
@@ -32,6 +32,7 @@ pub(super) fn keys(h: &mut Hf) {
 
 /// Whether the weights of the chosen are normed (in GGUF that does not say: `unsaid`), and which layers have experts.
 pub(super) fn experts(h: &mut Hf, unsaid: bool) {
+    h.default_flag("norm_topk_prob", false);
     h.copy_flag("norm_topk_prob", "expert_weights_norm");
     h.field_if_absent("norm_topk_prob", unsaid);
     h.rename("num_local_experts", "num_experts");
@@ -46,7 +47,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
         x = l.residual(x, |l, x| {
             let h = l.rms_norm("attn_norm", x, c.eps);
             let (rope, mask) = (Some(c.rope(RopeStyle::Half)), c.mask(i, 0));
-            l.attention(h, Attn { rope, mask, bias: Bias::Required, ..Attn::gqa(c, i) })
+            l.attention(h, Attn { rope, mask, ..Attn::gqa(c, i) })
         });
         x = l.residual(x, |l, x| {
             let h = l.rms_norm("ffn_norm", x, c.eps);

@@ -17,6 +17,7 @@ pub(super) static ARCH: Arch = Arch {
     keys: |h| {
         keys(h);
         h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
+        h.default_flag("norm_topk_prob", true);
         qwen2_moe::experts(h, true);
     },
     names: &[LLAMA_LIKE, GEMMA_NORMS, EXPERTS, SHARED_EXPERT, NAMES, GROUPED],

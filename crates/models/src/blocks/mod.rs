@@ -190,8 +190,15 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
     }
 
     fn head(&mut self, x: Value, c: &Config) -> Value {
-        let name = if self.has("output.weight") { "output" } else { "token_embd" };
-        let logits = self.linear(name, x, c.vocab);
+        let logits = match self.has("output.weight") {
+            true => self.linear("output", x, c.vocab),
+            false => self.linear("token_embd", x, c.vocab),
+        };
+        // A head may have a bias of its own beside the table that it shares.
+        let logits = match self.has("output.bias") && !self.has("output.weight") {
+            true => self.add_vector("output.bias", logits),
+            false => logits,
+        };
         self.tag("logits", logits)
     }
 }

@@ -19,6 +19,9 @@ pub struct RopeSpec {
 impl RopeSpec {
     /// Rotates every head of `x`; `context` is the length that the plan is for.
     pub fn apply(&self, m: &mut Scope<'_, '_>, x: Value, head_dim: usize, context: usize) -> Value {
+        if !self.dims.is_multiple_of(2) || self.dims > head_dim {
+            m.reject(format_args!("{} elements of a head of {head_dim} cannot be rotated in pairs", self.dims));
+        }
         let table = match self.scaling {
             Scaling::LongRope { original, .. } if context > original => "rope_factors_long.weight",
             Scaling::LongRope { .. } => "rope_factors_short.weight",

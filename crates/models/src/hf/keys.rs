@@ -271,6 +271,12 @@ impl Hf {
             self.set(key, v);
         }
     }
+    /// Says what a flag is where the configuration does not say.
+    pub fn default_flag(&mut self, name: &str, value: bool) {
+        if !self.back && self.get(&[name]).is_none() {
+            self.config[name] = value.into();
+        }
+    }
     /// Copies a string, where present.
     pub fn copy_str(&mut self, name: &str, key: &str) {
         if self.back {
@@ -412,7 +418,8 @@ impl Hf {
         }
     }
 
-    fn layer_types_back(&mut self) {
+    /// The way back of which layers slide.
+    pub(crate) fn layer_types_back(&mut self) {
         let key = self.key("attention.sliding_window_pattern");
         let layers = self.known("block_count").unwrap_or(0);
         let slides: Option<Vec<bool>> = match (self.meta.ints(&key), self.meta.uint(&key)) {

@@ -3,6 +3,7 @@
 
 mod back;
 mod card;
+mod fp8;
 mod join;
 mod keys;
 mod names;
@@ -33,6 +34,7 @@ pub struct Folder {
     pieces: BTreeMap<String, Piece>,
     made: HashMap<String, Tensor>,
     heads: Heads,
+    floats: fp8::Floats,
 }
 
 /// A tensor in GGUF's terms and where it comes from.
@@ -60,8 +62,10 @@ pub(crate) const PREFIXES: &[&str] = &[
 /// Buffers that old checkpoints carry and that follow from the configuration.
 const BUFFERS: &[&str] = &["rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias", "position_ids"];
 
-/// Where layers are kept that predict further tokens.
+/// Where some models keep layers that predict further tokens; others have them behind their last layer.
 const EXTRA_HEAD: &str = "mtp.";
+/// How many there are behind it.
+const EXTRA_LAYERS: &str = "num_nextn_predict_layers";
 
 impl Folder {
     /// Opens the folder at `path`.
@@ -86,6 +90,7 @@ impl Folder {
             card::read(&card, &mut hf.meta);
         }
         hf.all(arch);
+        fp8::check(&mut hf);
         pooling::read(&files, &mut hf)?;
         if let Some(generation) = files.json("generation_config.json")? {
             hf.generation(&generation);
@@ -95,8 +100,9 @@ impl Folder {
         }
         let tied = hf.get(&["tie_word_embeddings"]).and_then(Json::as_bool);
         let heads = hf.heads();
-        let pieces = pieces(&files, arch, tied, &hf)?;
-        Ok(Folder { files, meta: hf.meta, pieces, made: hf.made, heads })
+        let floats = fp8::Floats::find(&files, &hf)?;
+        let pieces = pieces(&files, arch, tied, &hf, &floats)?;
+        Ok(Folder { files, meta: hf.meta, pieces, made: hf.made, heads, floats })
     }
 }
 
@@ -125,7 +131,16 @@ fn choose(origin: &str, config: Json) -> Result<(&'static Arch, Json), Error> {
         .or_else(|| inner_kind.and_then(arch::by_model_type))
         .or_else(|| arch::by_model_type(&kind));
     match found {
-        Some(a) => Ok((a, inner.unwrap_or(config))),
+        Some(a) => {
+            let Some(mut inner) = inner else { return Ok((a, config)) };
+            // What is said of the whole model.
+            for name in ["quantization_config", "tie_word_embeddings"] {
+                if let (None, Some(v)) = (inner.get(name), config.get(name)) {
+                    inner[name] = v.clone();
+                }
+            }
+            Ok((a, inner))
+        }
         None => {
             let found = classes.first().cloned().unwrap_or(kind);
             Err(Error::UnknownArchitecture { origin: origin.into(), nearest: arch::nearest(&found), found })
@@ -134,13 +149,19 @@ fn choose(origin: &str, config: Json) -> Result<(&'static Arch, Json), Error> {
 }
 
 /// Matches the folder's tensors with the architecture's names.
-fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>, hf: &Hf) -> Result<BTreeMap<String, Piece>, Error> {
+fn pieces(
+    files: &Safetensors,
+    arch: &Arch,
+    tied: Option<bool>,
+    hf: &Hf,
+    floats: &fp8::Floats,
+) -> Result<BTreeMap<String, Piece>, Error> {
     let mut pieces: BTreeMap<String, Piece> = BTreeMap::new();
     let mut experts: BTreeMap<String, (Fix, BTreeMap<usize, String>)> = BTreeMap::new();
     for (full, _) in files.entries() {
         let full = full.to_owned();
         let bare = PREFIXES.iter().find_map(|p| full.strip_prefix(p)).unwrap_or(&full);
-        if bare.starts_with(EXTRA_HEAD) {
+        if bare.starts_with(EXTRA_HEAD) || is_extra_layer(bare, hf) || floats.is_beside(&full) {
             continue;
         }
         if BUFFERS.iter().any(|b| bare.ends_with(b)) && !arch.has_name(bare) {
@@ -154,10 +175,6 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>, hf: &Hf) -> Resu
                 continue;
             }
             let fix = if m.ending == ".bias" { name.fix.of_bias() } else { name.fix };
-            // Layers beyond the last predict further tokens.
-            if m.layer.parse::<usize>().is_ok_and(|l| hf.known("block_count").is_some_and(|n| l >= n)) {
-                continue;
-            }
             let gguf = format!("{}{}", hf.renamed(name.gguf).replacen("{}", &m.layer, 1), m.ending);
             match m.expert {
                 Some(e) => {
@@ -172,8 +189,12 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>, hf: &Hf) -> Resu
             return Err(Error::UnknownTensor { origin: files.origin(), name: full, arch: arch.gguf });
         }
     }
-    // A tied head is the embedding table, under whichever of the two names it was saved.
+    // A tied head is the embedding table, under whichever of the two names it was saved. Where both are there and
+    // differ, the flag is wrong, as Transformers takes it too.
+    let bytes = |name: &str| pieces.get(name).and_then(|p: &Piece| files.bytes(&p.sources[0]).ok());
+    let differ = bytes("token_embd.weight").zip(bytes("output.weight")).is_some_and(|(a, b)| *a != *b);
     if tied == Some(true)
+        && !differ
         && let Some(head) = pieces.remove("output.weight")
     {
         pieces.entry("token_embd.weight".into()).or_insert(head);
@@ -182,6 +203,13 @@ fn pieces(files: &Safetensors, arch: &Arch, tied: Option<bool>, hf: &Hf) -> Resu
         pieces.insert(gguf, Piece { sources: sources.into_values().collect(), fix });
     }
     Ok(pieces)
+}
+
+/// True for a tensor of a layer that predicts further tokens.
+fn is_extra_layer(bare: &str, hf: &Hf) -> bool {
+    let layer = bare.strip_prefix("layers.").and_then(|rest| rest.split_once('.')?.0.parse::<usize>().ok());
+    let extra = hf.uint(EXTRA_LAYERS).unwrap_or(0) as usize;
+    layer.zip(hf.known("block_count")).is_some_and(|(layer, last)| (last..last.saturating_add(extra)).contains(&layer))
 }
 
 /// The name of the scales that belong to a tensor of MXFP4 nibbles.
@@ -274,6 +302,9 @@ impl Folder {
     fn stored(&self, source: &str) -> Option<(DType, Vec<usize>)> {
         let one = self.files.entry(source)?;
         let mut shape = one.shape.clone();
+        if let Some(dtype) = self.floats.dtype(source) {
+            return Some((dtype, shape));
+        }
         if scales_of(source).is_none_or(|s| self.files.entry(&s).is_none()) {
             return Some((one.dtype.tensor_type()?, shape));
         }
@@ -288,7 +319,10 @@ impl Folder {
                 let (blocks, scales) = (self.files.bytes(source)?, self.files.bytes(&scales)?);
                 order::mxfp4(&blocks, &scales, shape).map_err(|e| self.odd(source, e.to_string()))
             }
-            _ => self.files.tensor(source),
+            _ => match self.floats.read(&self.files, source).map_err(|e| self.odd(source, e.to_string()))? {
+                Some(t) => Ok(t),
+                None => self.files.tensor(source),
+            },
         }
     }
 

@@ -180,36 +180,53 @@ impl Hf {
     }
 }
 
-/// The parameters that give Llama 3's divisors. They are known up to a common factor of the last three; the usual
-/// `low_freq_factor` of 1 settles it.
+/// Values that configurations have for `low_freq_factor`, and for the ratio of `high_freq_factor` to it.
+const LOW_FACTORS: [f64; 5] = [1.0, 1.5, 2.0, 0.5, 4.0];
+const HIGH_FACTORS: [f64; 5] = [4.0, 2.0, 3.0, 8.0, 16.0];
+
+/// The parameters that give Llama 3's divisors. They are known up to a common factor of the last three; the first usual
+/// `low_freq_factor` with which the others are round settles it.
 fn llama3_back(list: &[f32], base: f64) -> Vec<(&'static str, Json)> {
     let dims = 2 * list.len();
     let factor = f64::from(list.iter().copied().fold(1.0, f32::max));
     let (plain, _) = frequencies(dims, base as f32, &Scaling::None, 0, None);
     // Between the bounds, the share of the kept frequency is linear in the frequency.
-    let shares = list.iter().zip(plain).filter_map(|(&d, f)| {
+    let shares = list.iter().zip(&plain).filter_map(|(&d, &f)| {
         let share = (1.0 / f64::from(d) - 1.0 / factor) / (1.0 - 1.0 / factor);
         (d > 1.0 && f64::from(d) < factor).then(|| (f64::from(f) / (2.0 * std::f64::consts::PI), share))
     });
     let shares: Vec<(f64, f64)> = shares.collect();
+    // With a `low_freq_factor` of 1: original · x - share · high = 1 - share.
     let (original, high) = match (shares.first(), shares.last()) {
         (Some(a), Some(b)) if shares.len() > 1 => {
-            // original · x - share · high = 1 - share, at both ends
             let determinant = b.0 * a.1 - a.0 * b.1;
             let original = ((1.0 - b.1) * a.1 - (1.0 - a.1) * b.1) / determinant;
-            let high = ((1.0 - b.1) * a.0 - (1.0 - a.1) * b.0) / determinant;
-            (original, high)
+            (original, ((1.0 - b.1) * a.0 - (1.0 - a.1) * b.0) / determinant)
         }
         (Some(a), _) => ((1.0 + 3.0 * a.1) / a.0, 4.0),
-        _ => (8192.0, 4.0),
+        _ => {
+            // Nothing between the bounds: they stand somewhere between the last that is kept and the next.
+            let kept = list.iter().take_while(|&&d| d == 1.0).count();
+            let wavelength = |i: usize| plain.get(i).map(|&f| 2.0 * std::f64::consts::PI / f64::from(f));
+            let before = kept.checked_sub(1).and_then(wavelength);
+            let original = wavelength(kept).map_or(16.0 * before.unwrap_or(512.0), |w| 0.999 * w);
+            (original, before.map_or(4.0, |w| (0.999 * original / w).min(4.0)))
+        }
     };
-    let rounded = [(original.round(), (high * 100.0).round() / 100.0), (original, high)];
-    let fits = |&(original, high): &(f64, f64)| llama3_factors(dims, base, factor, 1.0, high, original) == list;
-    let (original, high) = rounded.into_iter().find(fits).unwrap_or((original, high));
+    let scaled = LOW_FACTORS.iter().map(|low| (*low, (original * low).round(), (high * low * 100.0).round() / 100.0));
+    let one_share = shares.first().into_iter().flat_map(|a| {
+        HIGH_FACTORS.iter().flat_map(move |high| {
+            LOW_FACTORS.iter().map(move |low| (*low, ((low + (high * low - low) * a.1) / a.0).round(), high * low))
+        })
+    });
+    let mut candidates = scaled.chain(one_share.filter(|_| shares.len() == 1));
+    let fits =
+        |&(low, original, high): &(f64, f64, f64)| llama3_factors(dims, base, factor, low, high, original) == list;
+    let (low, original, high) = candidates.find(fits).unwrap_or((1.0, original, high));
     vec![
         ("rope_type", "llama3".into()),
         ("factor", json!(factor)),
-        ("low_freq_factor", json!(1.0)),
+        ("low_freq_factor", json!(low)),
         ("high_freq_factor", json!(high)),
         ("original_max_position_embeddings", json!(original)),
     ]

@@ -27,6 +27,7 @@ fn worst(g: &Golden, path: &Path) -> Result<f32, String> {
 fn goldens_survive_gguf_and_the_way_back() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = std::env::var_os("ALLOD_BACK").map_or(temporary.path().to_owned(), PathBuf::from);
+    std::fs::create_dir_all(&folder).unwrap();
     let mut wrong = vec![];
     for g in golden::goldens() {
         if golden::open(&g).is_err() {

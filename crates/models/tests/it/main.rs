@@ -5,6 +5,7 @@
 mod adapters;
 mod convert;
 mod embed;
+mod fp8;
 mod golden;
 mod known;
 mod legacy;
