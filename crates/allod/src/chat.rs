@@ -6,7 +6,7 @@ use crate::reasoning::Splitter;
 use crate::sampling::{SamplingArgs, recommended};
 use crate::template::Template;
 use allod_engine::{Cancel, Request, SamplingParams, Session, StopStrings};
-use allod_text::{Special, Tokenizer};
+use allod_text::{Guard, Special, Tokenizer};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -34,6 +34,8 @@ pub(crate) struct Chat {
     pub(crate) tokenizer: Tokenizer,
     /// Absent where the model has none: then texts are continued, not answered.
     pub(crate) template: Option<Template>,
+    /// Keeps special tokens out of what is said.
+    guard: Guard,
     pub(crate) sampling: SamplingParams,
     pub(crate) stop: Vec<String>,
     /// Positions the model was trained for.
@@ -52,7 +54,8 @@ impl Chat {
         let name = model.source.metadata().str("general.name").map_or_else(|| path.display().to_string(), String::from);
         let session = load::session(&model, &tokenizer, context, machine)?;
         let trained = model.config.trained_context;
-        Ok(Chat { name, session, tokenizer, template, sampling, stop: flags.stop.clone(), trained })
+        let guard = Guard::new(&tokenizer);
+        Ok(Chat { guard, name, session, tokenizer, template, sampling, stop: flags.stop.clone(), trained })
     }
 
     /// Continues a text as it stands. Special tokens written in it count as such.
@@ -68,8 +71,8 @@ impl Chat {
         messages: &[Message],
         sink: &mut Sink,
     ) -> Result<(Vec<u32>, Answer)> {
-        let text = template.render(messages, &self.tokenizer).context("the model's chat template")?;
-        let prompt = self.tokenizer.encode(&text, Special::PARSE)?;
+        let text = template.render(messages, &self.guard, &self.tokenizer).context("the model's chat template")?;
+        let prompt = self.guard.encode(&self.tokenizer, &text)?;
         self.generate(prompt, Splitter::after(&text), sink)
     }
 

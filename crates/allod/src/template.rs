@@ -3,7 +3,7 @@
 use crate::chat::Message;
 use allod_formats::WeightSource;
 use allod_text::template::{Error, Templates};
-use allod_text::{Conversation, Role, Tokenizer};
+use allod_text::{Conversation, Guard, Role, Tokenizer};
 use anyhow::Result;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -21,24 +21,27 @@ impl Template {
         Ok(templates.compile(false)?.map(Template))
     }
 
-    /// The text before the model's answer.
-    pub(crate) fn render(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<String, Error> {
+    /// The text before the model's answer, with the marks of `guard`.
+    pub(crate) fn render(&self, messages: &[Message], guard: &Guard, tokenizer: &Tokenizer) -> Result<String, Error> {
         let messages = serde_json::to_value(messages).map_err(|e| Error::Input(e.to_string()))?;
-        self.text(messages, true, tokenizer)
+        self.text(messages, Some(guard), tokenizer)
     }
 
     /// A conversation that has ended.
     pub(crate) fn whole(&self, messages: Value, tokenizer: &Tokenizer) -> Result<String, Error> {
-        self.text(messages, false, tokenizer)
+        self.text(messages, None, tokenizer)
     }
 
-    fn text(&self, messages: Value, add_generation_prompt: bool, tokenizer: &Tokenizer) -> Result<String, Error> {
+    /// A conversation that goes on where a guard is given, else one that has ended.
+    fn text(&self, messages: Value, guard: Option<&Guard>, tokenizer: &Tokenizer) -> Result<String, Error> {
         let token = |role| Some(Value::from(tokenizer.token_text(tokenizer.special(role)?)?));
         let names =
             [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
         let variables: Map<_, _> =
             names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect();
-        let conversation = Conversation { messages, add_generation_prompt, variables, ..Conversation::default() };
+        let add_generation_prompt = guard.is_some();
+        let mut conversation = Conversation { messages, add_generation_prompt, variables, ..Conversation::default() };
+        guard.into_iter().for_each(|g| g.shield(&mut conversation));
         Ok(self.0.render(&conversation)?.text)
     }
 }

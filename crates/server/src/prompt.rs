@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::models::Lease;
 use allod_text::template::Error;
-use allod_text::{Conversation, Role, Special, Template};
+use allod_text::{Conversation, Guard, Role, Special, Template};
 use serde_json::{Map, Value};
 
 /// A conversation in the shapes of OpenAI's chat API, which templates read.
@@ -92,7 +92,7 @@ pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
     let mut variables: Map<_, _> =
         names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect();
     variables.extend(talk.variables.clone());
-    let conversation = Conversation {
+    let mut conversation = Conversation {
         messages: messages.into(),
         tools: talk.tools.clone().map_or(Value::Null, Value::from),
         documents: talk.documents.clone().map_or(Value::Null, Value::from),
@@ -100,6 +100,8 @@ pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
         variables,
         now: None,
     };
+    let guard = Guard::new(&lease.tokenizer);
+    guard.shield(&mut conversation);
     let mut text = template.render(&conversation).map_err(refused)?.text;
     if talk.continue_final {
         let at = text.rfind(UNFINISHED).ok_or_else(|| {
@@ -107,8 +109,8 @@ pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
         })?;
         text.truncate(at);
     }
-    let ids = encode(lease, &text, Special::PARSE)?;
-    Ok(Rendered { text, ids })
+    let ids = guard.encode(&lease.tokenizer, &text).map_err(|e| ApiError::field("messages", e))?;
+    Ok(Rendered { text: Guard::plain(&text), ids })
 }
 
 /// The messages with what the model's entry puts before them.

@@ -11,5 +11,5 @@ pub mod tokenizer;
 
 pub use detokenizer::Detokenizer;
 pub use grammar::Grammar;
-pub use template::{Conversation, Rendered, Template, Templates};
+pub use template::{Conversation, Guard, Rendered, Template, Templates};
 pub use tokenizer::{Role, Special, Tokenizer};

@@ -6,6 +6,7 @@
 
 mod clock;
 mod environment;
+mod guard;
 mod json;
 mod methods;
 mod python;
@@ -13,6 +14,7 @@ mod select;
 mod spans;
 mod translate;
 
+pub use guard::Guard;
 pub use select::Templates;
 
 use minijinja::{Environment, ErrorKind};

@@ -3,6 +3,7 @@
 
 mod conversion;
 mod grammar;
+mod guard;
 mod malformed;
 mod oracle;
 mod streaming;
