@@ -1,10 +1,10 @@
 """Has Transformers read the folders that the conversion test wrote, and compares what they compute with the goldens.
 
     ALLOD_BACK=DIR cargo test -p allod-models goldens_survive
-    python scripts/goldens/way_back.py DIR [NAME...]
+    python scripts/goldens/way_back.py DIR [--goldens DIR] [NAME...]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -19,12 +19,14 @@ TOLERANCE = 1e-4
 LEFT_OUT = "pooler."
 
 
-def problem(folder):
-    golden = load_file(GOLDENS / folder.name / "golden.safetensors")
+def problem(folder, goldens):
+    golden = load_file(goldens / folder.name / "golden.safetensors")
     key, auto = ("logits", AutoModelForCausalLM) if "logits" in golden else ("hidden", AutoModel)
     model, report = auto.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
     )
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
     with torch.no_grad():
         out = model.eval()(golden["ids"])
     found, expected = out.logits if key == "logits" else out.last_hidden_state, golden[key].float()
@@ -37,13 +39,17 @@ def problem(folder):
 def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    root, *names = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--goldens", type=Path, default=GOLDENS)
+    args = parser.parse_args()
     failed = 0
-    for folder in sorted(p for p in Path(root).iterdir() if (p / "config.json").is_file()):
-        if names and folder.name not in names:
+    for folder in sorted(p for p in args.root.iterdir() if (p / "config.json").is_file()):
+        if args.names and folder.name not in args.names:
             continue
         try:
-            found = problem(folder)
+            found = problem(folder, args.goldens)
         except Exception as error:  # whatever a model's code raises is what we came to see
             found = f"{type(error).__name__}: {str(error)[:400]}"
         failed += found is not None

@@ -227,7 +227,8 @@ fn the_bytes_do_not_depend_on_how_the_work_is_cut() {
 }
 
 /// Products with quantized weights round each row they multiply to eight bits. At the width of these models that moves
-/// the logits of most rows by a fiftieth of their spread, and now and then a row to other experts.
+/// the logits of most rows by a twentieth of their standard deviation, and now and then a token to other experts, which
+/// moves its row by half of it and more (`scripts/peers/routing_flips.py` tells the two apart).
 #[test]
 fn quantized_experts_stay_near() {
     for g in goldens().iter().filter(|g| g.name == "gpt_oss-mxfp4") {
