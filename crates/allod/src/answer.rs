@@ -3,9 +3,8 @@
 use crate::interrupt::Guard;
 use crate::markdown::{Drawing, Mode};
 use crate::printer::{self, Progress, harmless};
-use crate::reasoning::{Part, Splitter};
 use allod_engine::{Event, Finish, Request, Session, Stats, StopStrings, Token};
-use allod_text::Detokenizer;
+use allod_text::output::{self, Reader};
 use anyhow::Result;
 use std::io::{Stdout, Write, stdout};
 use std::time::Duration;
@@ -44,9 +43,8 @@ impl Ended {
 
 /// What stands between the ids and the text.
 pub(crate) struct Pipe {
-    pub(crate) detokenizer: Detokenizer,
+    pub(crate) reader: Reader,
     pub(crate) stops: StopStrings,
-    pub(crate) splitter: Splitter,
 }
 
 /// Where the text goes while it is written.
@@ -68,15 +66,15 @@ impl Sink {
         Sink::Drawn { drawing: Drawing::new(stdout(), mode, printer::size, printer::styled()), thinking: false }
     }
 
-    fn write(&mut self, part: Part, text: &str) -> Result<()> {
-        match (self, part) {
-            (Sink::Silent, _) | (Sink::Plain, Part::Reasoning) => {}
-            (Sink::Plain, Part::Answer) => {
+    fn write(&mut self, event: &output::Event) -> Result<()> {
+        use output::Event::{Content, Reasoning};
+        match (self, event) {
+            (Sink::Plain, Content(text)) => {
                 let mut out = stdout().lock();
                 out.write_all(text.as_bytes())?;
                 out.flush()?;
             }
-            (Sink::Drawn { thinking, .. }, Part::Reasoning) => {
+            (Sink::Drawn { thinking, .. }, Reasoning(text)) => {
                 let text = harmless(if *thinking { text } else { text.trim_start() });
                 *thinking |= !text.is_empty();
                 let mut out = stdout().lock();
@@ -84,12 +82,13 @@ impl Sink {
                 write!(out, "{on}{text}{off}")?;
                 out.flush()?;
             }
-            (Sink::Drawn { drawing, thinking }, Part::Answer) => {
+            (Sink::Drawn { drawing, thinking }, Content(text)) => {
                 if std::mem::take(thinking) {
                     stdout().write_all(b"\n\n")?;
                 }
                 drawing.push(text)?;
             }
+            _ => {}
         }
         Ok(())
     }
@@ -123,10 +122,10 @@ pub(crate) fn answer(session: &mut Session, request: Request, mut pipe: Pipe, si
             Event::Prompt { done, total } => progress.show(&format!("reading the prompt: {done} of {total} tokens")),
             Event::Token(token) => {
                 progress.clear();
-                let text = pipe.detokenizer.push(token.id).to_owned();
+                let text = pipe.reader.text(token.id);
                 answer.tokens.push(token);
                 let text = pipe.stops.push(&text);
-                answer.take(pipe.splitter.push(&text), sink)?;
+                answer.take(pipe.reader.push_text(&text), sink)?;
                 if pipe.stops.found().is_some() {
                     cancel.cancel();
                 }
@@ -138,21 +137,22 @@ pub(crate) fn answer(session: &mut Session, request: Request, mut pipe: Pipe, si
             }
         }
     }
-    let text = pipe.stops.push(&pipe.detokenizer.finish()) + &pipe.stops.finish();
-    answer.take(pipe.splitter.push(&text), sink)?;
-    answer.take(pipe.splitter.finish().into_iter().collect(), sink)?;
+    let text = pipe.stops.push(&pipe.reader.text_left()) + &pipe.stops.finish();
+    answer.take(pipe.reader.push_text(&text), sink)?;
+    answer.take(pipe.reader.finish(), sink)?;
     sink.finish(&answer)?;
     Ok(answer)
 }
 
 impl Answer {
-    fn take(&mut self, parts: Vec<(Part, String)>, sink: &mut Sink) -> Result<()> {
-        for (part, text) in parts {
-            match part {
-                Part::Reasoning => self.reasoning.push_str(&text),
-                Part::Answer => self.text.push_str(&text),
+    fn take(&mut self, events: Vec<output::Event>, sink: &mut Sink) -> Result<()> {
+        for event in events {
+            match &event {
+                output::Event::Reasoning(text) => self.reasoning.push_str(text),
+                output::Event::Content(text) => self.text.push_str(text),
+                _ => {}
             }
-            sink.write(part, &text)?;
+            sink.write(&event)?;
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use crate::answer::{Answer, Pipe, Sink, answer};
 use crate::load::{self, MachineArgs};
-use crate::reasoning::Splitter;
 use crate::sampling::{SamplingArgs, recommended};
 use crate::template::Template;
 use allod_engine::{Cancel, Request, SamplingParams, Session, StopStrings};
+use allod_text::output::{Format, Reader};
 use allod_text::{Guard, Special, Tokenizer};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub(crate) struct Chat {
     pub(crate) template: Option<Template>,
     /// Keeps special tokens out of what is said.
     guard: Guard,
+    /// How the model tells reasoning from answer.
+    format: Format,
     pub(crate) sampling: SamplingParams,
     pub(crate) stop: Vec<String>,
     /// Positions the model was trained for.
@@ -48,6 +50,7 @@ impl Chat {
         let source = load::source(path)?;
         let tokenizer = load::needed(load::tokenizer(path, &*source)?, path)?;
         let template = Template::of(path, &*source)?;
+        let format = template.as_ref().map(|template| template.format(&tokenizer)).unwrap_or_default();
         let sampling = flags.over(&recommended(source.metadata())?, Some(&tokenizer))?;
         let (model, context) = load::model(load::adapted(source, &machine.adapter)?, machine.ctx)?;
         sampling.validate(model.config.vocab)?;
@@ -55,13 +58,13 @@ impl Chat {
         let session = load::session(&model, &tokenizer, context, machine)?;
         let trained = model.config.trained_context;
         let guard = Guard::new(&tokenizer);
-        Ok(Chat { guard, name, session, tokenizer, template, sampling, stop: flags.stop.clone(), trained })
+        Ok(Chat { guard, name, session, tokenizer, template, format, sampling, stop: flags.stop.clone(), trained })
     }
 
     /// Continues a text as it stands. Special tokens written in it count as such.
     pub(crate) fn complete(&mut self, text: &str, sink: &mut Sink) -> Result<(Vec<u32>, Answer)> {
         let prompt = self.tokenizer.encode(text, Special { parse: true, add: true })?;
-        self.generate(prompt, Splitter::off(), sink)
+        self.generate(prompt, Reader::raw(&self.tokenizer), sink)
     }
 
     /// Answers the last of the messages.
@@ -73,15 +76,12 @@ impl Chat {
     ) -> Result<(Vec<u32>, Answer)> {
         let text = template.render(messages, &self.guard, &self.tokenizer).context("the model's chat template")?;
         let prompt = self.guard.encode(&self.tokenizer, &text)?;
-        self.generate(prompt, Splitter::after(&text), sink)
+        let reader = Reader::new(&self.tokenizer, &self.format, &text, &serde_json::Value::Null);
+        self.generate(prompt, reader, sink)
     }
 
-    fn generate(&mut self, prompt: Vec<u32>, splitter: Splitter, sink: &mut Sink) -> Result<(Vec<u32>, Answer)> {
-        let pipe = Pipe {
-            detokenizer: self.tokenizer.detokenizer(true).continuing(),
-            stops: StopStrings::new(self.stop.iter().cloned()),
-            splitter,
-        };
+    fn generate(&mut self, prompt: Vec<u32>, reader: Reader, sink: &mut Sink) -> Result<(Vec<u32>, Answer)> {
+        let pipe = Pipe { reader, stops: StopStrings::new(self.stop.iter().cloned()) };
         let request = Request {
             prompt: prompt.clone(),
             sampling: self.sampling.clone(),

@@ -10,7 +10,6 @@ mod interrupt;
 mod load;
 mod markdown;
 mod printer;
-mod reasoning;
 mod repl;
 mod sampling;
 mod template;

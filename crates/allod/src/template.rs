@@ -2,6 +2,7 @@
 
 use crate::chat::Message;
 use allod_formats::WeightSource;
+use allod_text::output::Format;
 use allod_text::template::{Error, Templates};
 use allod_text::{Conversation, Guard, Role, Tokenizer};
 use anyhow::Result;
@@ -32,16 +33,24 @@ impl Template {
         self.text(messages, None, tokenizer)
     }
 
+    /// The way the template has models write.
+    pub(crate) fn format(&self, tokenizer: &Tokenizer) -> Format {
+        Format::learn(&self.0, &variables(tokenizer))
+    }
+
     /// A conversation that goes on where a guard is given, else one that has ended.
     fn text(&self, messages: Value, guard: Option<&Guard>, tokenizer: &Tokenizer) -> Result<String, Error> {
-        let token = |role| Some(Value::from(tokenizer.token_text(tokenizer.special(role)?)?));
-        let names =
-            [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
-        let variables: Map<_, _> =
-            names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect();
-        let add_generation_prompt = guard.is_some();
+        let (variables, add_generation_prompt) = (variables(tokenizer), guard.is_some());
         let mut conversation = Conversation { messages, add_generation_prompt, variables, ..Conversation::default() };
         guard.into_iter().for_each(|g| g.shield(&mut conversation));
         Ok(self.0.render(&conversation)?.text)
     }
+}
+
+/// What templates call the special tokens.
+fn variables(tokenizer: &Tokenizer) -> Map<String, Value> {
+    let token = |role| Some(Value::from(tokenizer.token_text(tokenizer.special(role)?)?));
+    let names =
+        [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
+    names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect()
 }

@@ -6,6 +6,7 @@
 
 mod detokenizer;
 pub mod grammar;
+pub mod output;
 pub mod template;
 pub mod tokenizer;
 

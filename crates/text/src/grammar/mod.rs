@@ -10,6 +10,7 @@ mod schema;
 mod vocabulary;
 
 pub(crate) use lark::literal;
+pub(crate) use schema::bounded;
 pub use vocabulary::Vocabulary;
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};

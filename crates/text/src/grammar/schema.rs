@@ -49,6 +49,11 @@ pub(super) fn prepare(schema: &Value) -> Result<Value, Error> {
     Ok(Value::Object(fields))
 }
 
+/// `schema` as a part of a grammar, held to what a whole one is; what is wrong with it shows when that is compiled.
+pub(crate) fn bounded(schema: &Value) -> Value {
+    prepare(schema).unwrap_or_else(|_| schema.clone())
+}
+
 /// Replaces formats that llguidance takes loosely (29 February in any year, a 61st second in any minute, addresses of any
 /// length) by patterns that allow nothing invalid.
 fn exact_formats(schema: &mut Map<String, Value>) {

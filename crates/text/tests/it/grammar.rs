@@ -3,7 +3,7 @@
 
 mod refused;
 mod schemas;
-mod walk;
+pub(crate) mod walk;
 
 use crate::gguf;
 use allod_text::grammar::{Spec, Vocabulary};
@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use walk::{Walk, walk};
 
 /// Vocabularies of every kind: byte-level, SentencePiece with byte fallback, 262,144 tokens.
-static VOCABULARIES: LazyLock<Vec<(Tokenizer, Vocabulary)>> = LazyLock::new(|| {
+pub(crate) static VOCABULARIES: LazyLock<Vec<(Tokenizer, Vocabulary)>> = LazyLock::new(|| {
     let Some(data) = allod_testkit::data() else { return Vec::new() };
     let load = |name| {
         let tokenizer = gguf(&data.join(format!("tokenizer/ggml-vocab-{name}.gguf")));
@@ -23,7 +23,7 @@ static VOCABULARIES: LazyLock<Vec<(Tokenizer, Vocabulary)>> = LazyLock::new(|| {
     ["qwen2", "llama-spm", "gemma-4"].map(load).into()
 });
 
-fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+pub(crate) fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id).unwrap().into_owned()).collect();
     String::from_utf8(bytes).unwrap()
 }

@@ -6,6 +6,7 @@ mod grammar;
 mod guard;
 mod malformed;
 mod oracle;
+mod output;
 mod streaming;
 mod templates;
 mod vocabularies;

@@ -3,10 +3,10 @@
 use allod_text::{Grammar, Tokenizer};
 
 /// How a walk goes.
-pub(super) struct Walk {
-    pub(super) seed: u64,
+pub(crate) struct Walk {
+    pub(crate) seed: u64,
     /// Tokens after which the shortest way out is taken.
-    pub(super) patience: usize,
+    pub(crate) patience: usize,
 }
 
 impl Default for Walk {
@@ -29,7 +29,7 @@ impl Dice {
 
 /// Ids of a whole text of `grammar`, without the token that ended it. At first any allowed token may come, later those
 /// that bring an end near are preferred: quotes and closing brackets.
-pub(super) fn walk(grammar: &Grammar, tokenizer: &Tokenizer, how: Walk) -> Vec<u32> {
+pub(crate) fn walk(grammar: &Grammar, tokenizer: &Tokenizer, how: Walk) -> Vec<u32> {
     let mut dice = Dice(how.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut matcher = grammar.matcher();
     let mut bits = vec![0u32; tokenizer.vocab_size().div_ceil(32)];
