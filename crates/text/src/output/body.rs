@@ -157,7 +157,7 @@ impl BodyReader {
     }
 
     fn no_call(&mut self, held: &mut String) -> Step {
-        let rest: String = if self.begun { String::new() } else { held.drain(..).collect() };
+        let rest: String = if self.begun { String::new() } else { std::mem::take(held) };
         Step::NoCall(std::mem::take(&mut self.raw) + &rest)
     }
 

@@ -35,6 +35,7 @@ pub(super) struct Calls {
 
 /// What a call looks like between its markers.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one a model")]
 pub(super) enum Body {
     /// `{"name": …, "arguments": …}`, or a list of those.
     Object { name: String, arguments: String, id: Option<String>, list: bool },

@@ -202,7 +202,11 @@ impl<'a> Probe<'a> {
             }
             // What belongs to the message's header is none of the call's.
             let lead = lead.rsplit("<|message|>").next().unwrap_or(lead).trim_start();
-            lead.strip_prefix("<|sep|>").unwrap_or(lead)
+            let lead = lead.strip_prefix("<|sep|>").unwrap_or(lead);
+            // Reasoning that is empty belongs to no call.
+            let (open, close) = (&format.reasoning.open, &format.reasoning.close);
+            let thought = lead.strip_prefix(&*open.text).and_then(|rest| rest.trim_start().strip_prefix(&*close.text));
+            thought.filter(|_| !open.is_empty()).map_or(lead, str::trim_start)
         };
         let tail = format.end.text.as_str();
         self.objects(bare, &lead, tail).or_else(|| self.named(bare, &lead, tail))
