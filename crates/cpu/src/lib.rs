@@ -18,7 +18,7 @@ pub use allod_kernels::{
     isa::{Isa, UnknownIsa},
     pool::Pool,
 };
-pub use learn::{LearnError, LearnOptions, Learner};
+pub use learn::{LearnError, LearnOptions, Learner, Products};
 pub use observe::{Inputs, Observer, Reach};
 pub use weights::PrepareError;
 

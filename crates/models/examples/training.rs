@@ -1,9 +1,9 @@
-//! What a training step of a model costs: `training MODEL [sequences] [tokens] [threads] [recompute]`. LoRA of rank 16
+//! What a training step of a model costs: `training MODEL [sequences] [tokens] [threads] [recompute] [served]`. LoRA of rank 16
 //! on every matrix of the layers; every token is a target. Prints seconds of the forward and the backward pass, tokens
 //! per second of both, and the memory held.
 #![expect(clippy::print_stdout, reason = "its purpose")]
 
-use allod_cpu::{LearnOptions, Learner, Pool};
+use allod_cpu::{LearnOptions, Learner, Pool, Products};
 use allod_models::open;
 use allod_plan::{Adapter, AdapterInit, LinearKind, Pass, RowLimits, TrainBatch, Trainable, Tune};
 use std::{ops::Range, path::Path, sync::Arc, time::Instant};
@@ -19,8 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tune = Tune { adapters: linears.map(|l| adapter(l.weight)).collect(), ..Tune::default() };
     let rows = count * length;
     let limits = RowLimits { tokens: rows, outputs: rows, sequences: count };
-    let recompute = args.get(5).is_some_and(|a| a == "recompute");
-    let options = LearnOptions { limits, recompute, ..LearnOptions::default() };
+    let has = |word: &str| args.iter().any(|a| a == word);
+    let products = if has("served") { Products::Served } else { Products::Exact };
+    let options = LearnOptions { limits, products, recompute: has("recompute"), ..LearnOptions::default() };
     let mut l = Learner::new(&m.plan, &*m.source, Arc::new(Pool::new(threads)), &tune, &options)?;
     let tokens: Vec<u32> = (0..rows as u32).map(|i| i.wrapping_mul(2_654_435_761) % m.config.vocab as u32).collect();
     let sequences: Vec<Range<usize>> = (0..count).map(|s| s * length..(s + 1) * length).collect();

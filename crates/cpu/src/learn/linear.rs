@@ -146,7 +146,10 @@ impl Learner {
                 let (y, rest) = apart(arena, &l.range(out));
                 let factors = l.low(part.weight).map_or_else(Vec::new, |low| l.dora(&p, &low));
                 let bare = Projection { bias: p.bias.filter(|_| factors.is_empty()), ..p };
-                desk.up(&bare, rest.get(&x), rows, rest.get(&xs), y);
+                match l.held[part.weight.index()].packed() {
+                    Some(w) => desk.served(w, &bare, rest.get(&x), rows, rest.get(&xs), y),
+                    None => desk.up(&bare, rest.get(&x), rows, rest.get(&xs), y),
+                }
                 if !factors.is_empty() {
                     let (isa, n) = (l.cpu.isa, factors.len());
                     for_rows(&l.cpu.pool, rows, n, y, |_, y| {

@@ -30,6 +30,8 @@ pub struct LearnOptions {
     pub isa: Isa,
     /// Most rows, targets and sequences of a batch.
     pub limits: RowLimits,
+    /// How quantized matrices of the layers are multiplied in the forward pass.
+    pub products: Products,
     /// Keep only what enters each layer, and compute the rest again on the way back: less memory, a third more time.
     pub recompute: bool,
 }
@@ -37,8 +39,19 @@ pub struct LearnOptions {
 impl Default for LearnOptions {
     fn default() -> LearnOptions {
         let limits = RowLimits { tokens: 2048, outputs: 2048, sequences: 64 };
-        LearnOptions { isa: Isa::best(), limits, recompute: false }
+        LearnOptions { isa: Isa::best(), limits, products: Products::Exact, recompute: false }
     }
+}
+
+/// How a forward pass multiplies with quantized matrices. The way back always takes the numbers they stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// As the numbers they stand for, in f32: what another trainer computes on the dequantized weights.
+    #[default]
+    Exact,
+    /// With the kernels that serve: rows are rounded to eight bits. Faster, sees what serving will see, and holds the
+    /// matrices twice (as in the file, and packed).
+    Served,
 }
 
 /// Why a model cannot be trained as asked.
@@ -133,7 +146,7 @@ impl Learner {
                        one or the other";
             return Err(DifferentiateError::Head(why.into()).into());
         }
-        let mut set = weights::load(plan, source, &pool, tune, &wanted)?;
+        let mut set = weights::load(plan, source, &pool, tune, &wanted, options.products == Products::Served)?;
         let value_head = (tune.head == Head::Value).then(|| {
             set.tensors.push(init::value_head(plan.result_width(), tune.seed));
             set.tensors.len() - 1

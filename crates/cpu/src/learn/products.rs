@@ -4,6 +4,7 @@ use allod_kernels::{
     elementwise,
     gradient::{ByColumns, ByRows, Matrix, Start, Term, product, transpose},
     isa::Isa,
+    linear,
     pool::Pool,
     rows::for_rows,
 };
@@ -76,6 +77,26 @@ impl Desk<'_> {
         }
         let start = p.bias.map_or(Start::Zero, Start::Row);
         product(self.pool, self.isa, &terms, start, (y, out), (rows, out));
+    }
+
+    /// As [`Desk::up`], with the serving kernel for `x Wᵀ`.
+    pub(super) fn served(
+        &self,
+        w: &linear::Weights,
+        p: &Projection<'_>,
+        x: &[f32],
+        rows: usize,
+        xs: &[f32],
+        y: &mut [f32],
+    ) {
+        let mut scratch = linear::Scratch::default();
+        let mut input = linear::Input::new(&mut scratch, x, rows, w.cols());
+        let mut products = [linear::Product { w, bias: p.bias, y: &mut *y, stride: w.rows() }];
+        linear::linear(self.pool, self.isa, &mut input, &mut products);
+        if let Some(low) = &p.low {
+            let term = Term { a: xs, stride: low.rank, k: low.rank, b: &ByRows(low.b()) };
+            product(self.pool, self.isa, &[term], Start::Held, (y, w.rows()), (rows, w.rows()));
+        }
     }
 
     /// The adjoint of both: `dy` is the derivative by y, `xs` what [`Desk::down`] gave. Returns the derivative by

@@ -7,7 +7,7 @@ use crate::{
 };
 use allod_codec as codec;
 use allod_formats::WeightSource;
-use allod_kernels::{conv, gradient::Matrix};
+use allod_kernels::{conv, gradient::Matrix, linear};
 use allod_plan::{Adapter, AdapterInit, Op, Param, Plan, Role, State, TrainedTensor, Tune, Wanted};
 use allod_tensor::Tensor;
 
@@ -15,8 +15,8 @@ use allod_tensor::Tensor;
 pub(super) enum Held {
     /// Not a matrix, or trained whole.
     Nothing,
-    /// As in the source.
-    Tensor(Tensor),
+    /// As in the source; and packed for the serving kernels, where they run the forward pass.
+    Tensor(Tensor, Option<linear::Weights>),
     /// As numbers: what PiSSA leaves.
     Numbers(Vec<f32>, usize),
 }
@@ -25,8 +25,16 @@ impl Held {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Held::Nothing => 0,
-            Held::Tensor(t) => t.data.len(),
+            Held::Tensor(t, packed) => t.data.len() + packed.as_ref().map_or(0, |w| w.packed_bytes().len()),
             Held::Numbers(v, _) => v.len() * 4,
+        }
+    }
+
+    /// The matrix for the serving kernels.
+    pub(super) fn packed(&self) -> Option<&linear::Weights> {
+        match self {
+            Held::Tensor(_, packed) => packed.as_ref(),
+            _ => None,
         }
     }
 
@@ -34,7 +42,7 @@ impl Held {
     pub(super) fn matrix(&self, expert: usize, experts: usize) -> Option<Matrix<'_>> {
         match self {
             Held::Nothing => None,
-            Held::Tensor(t) => {
+            Held::Tensor(t, _) => {
                 let len = t.data.len() / experts.max(1);
                 let data = &t.data[expert * len..(expert + 1) * len];
                 Some(Matrix::Encoded { dtype: t.dtype, data, cols: *t.shape.last()? })
@@ -129,6 +137,7 @@ pub(super) fn load(
     pool: &Pool,
     tune: &Tune,
     wanted: &[Wanted],
+    served: bool,
 ) -> Result<Set, LearnError> {
     let mut set = Set { prepared: vec![], held: vec![], links: vec![], tensors: vec![] };
     for ((i, info), u) in plan.params().iter().enumerate().zip(uses(plan)) {
@@ -149,7 +158,11 @@ pub(super) fn load(
                 Use::Table => prepared = Prepared::Table(t.clone()),
                 Use::Matrix => {
                     prepared = Prepared::Table(t.clone());
-                    held = Held::Tensor(t.clone());
+                    let serves = served && t.dtype.is_quantized() && t.shape.len() == 2;
+                    let pack = |t: &Tensor| linear::Weights::pack(t, pool);
+                    let packed = serves.then(|| pack(&t)).transpose();
+                    let packed = packed.map_err(|source| PrepareError::Pack { name: info.name.clone(), source })?;
+                    held = Held::Tensor(t.clone(), packed);
                 }
             }
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod attention;
+mod gradient;
 mod linear;
 mod math;
 mod moe;

@@ -7,6 +7,7 @@ mod convert;
 mod embed;
 mod fp8;
 mod golden;
+mod gradients;
 mod known;
 mod legacy;
 mod malformed;
