@@ -1,8 +1,8 @@
 //! The commands and what they share.
 
 use crate::commands::{
-    architectures, bench, completions, convert, embed, eval, imatrix, inspect, logits, quantize, run, serve, synth,
-    tokenize,
+    architectures, bench, completions, convert, embed, eval, imatrix, inspect, logits, pretrain, quantize, run, serve,
+    synth, tokenize, tune,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Quantize(quantize::QuantizeArgs),
     Imatrix(imatrix::ImatrixArgs),
     Eval(eval::EvalArgs),
+    Tune(Box<tune::TuneArgs>),
+    Pretrain(Box<pretrain::PretrainArgs>),
     Synth(synth::SynthArgs),
     Architectures(architectures::ArchitecturesArgs),
     Completions(completions::CompletionsArgs),

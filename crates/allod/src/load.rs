@@ -79,6 +79,11 @@ fn isa(name: &str) -> Result<Isa, String> {
     if isa.is_available() { Ok(isa) } else { Err(format!("this machine has no {isa}")) }
 }
 
+/// Identifies the built-in model.
+pub(crate) fn default_digest() -> String {
+    allod_train::run::manifest::digest_bytes(STORIES)
+}
+
 /// The weights and metadata that a path names, not yet read as a network.
 pub(crate) fn source(path: &Path) -> Result<Box<dyn WeightSource>> {
     if path == Path::new(DEFAULT) {

@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         cli::Command::Quantize(args) => commands::quantize::run(&args),
         cli::Command::Imatrix(args) => commands::imatrix::run(&args),
         cli::Command::Eval(args) => commands::eval::run(&args),
+        cli::Command::Tune(args) => commands::tune::run(&args),
+        cli::Command::Pretrain(args) => commands::pretrain::run(&args),
         cli::Command::Synth(args) => commands::synth::run(&args),
         cli::Command::Architectures(args) => commands::architectures::run(&args),
         cli::Command::Bench(args) => commands::bench::run(&args),

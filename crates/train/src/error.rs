@@ -77,7 +77,6 @@ impl Error {
         Error::Setting { what: what.into(), message: message.into(), hint: hint.into() }
     }
 
-    #[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "runs come next"))]
     pub(crate) fn run(path: &Path, message: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::Run { path: path.into(), message: message.into(), hint: hint.into() }
     }

@@ -11,5 +11,8 @@ pub mod data;
 mod error;
 pub mod objective;
 pub mod optim;
+pub mod out;
+pub mod pretrain;
+pub mod run;
 
 pub use error::{Error, Problem};

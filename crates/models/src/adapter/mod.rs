@@ -3,9 +3,11 @@
 
 mod gguf;
 mod merge;
+mod modules;
 mod peft;
 
 pub use merge::{Merged, merged};
+pub use modules::{Module, modules};
 
 use crate::{Error, arch, hf::Heads, hf::Hf};
 use allod_formats::{WeightSource, codec};

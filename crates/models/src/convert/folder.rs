@@ -110,7 +110,7 @@ fn wholes(source: &dyn WeightSource, back: &Back, plain: DType) -> Result<IndexM
 }
 
 /// The name in the folder, with `{e}` where experts are stored one by one, and what was done to the layout.
-fn folder_name(back: &Back, name: &str) -> Option<(String, Fix)> {
+pub(crate) fn folder_name(back: &Back, name: &str) -> Option<(String, Fix)> {
     // Later tables override earlier ones; within one the first name is the usual one.
     let names = back.arch.names.iter().rev().flat_map(|table| table.iter()).filter(|n| !n.gguf.is_empty());
     let mut found = names.filter_map(|n| Some((n, matches(&back.renamed(n.gguf), name)?)));

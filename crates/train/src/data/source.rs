@@ -79,11 +79,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// Reads and encodes sources.
+/// Reads and encodes sources; all of `held_out` are evaluated on.
 ///
 /// # Errors
 /// The first problem of a record unless problems are skipped; [`Error::Setting`] when nothing is left to learn from.
-pub fn load(sources: &[Source], options: &Options<'_>) -> Result<Dataset, Error> {
+pub fn load(sources: &[Source], held_out: &[Source], options: &Options<'_>) -> Result<Dataset, Error> {
     let mut loading = Loading {
         options,
         builder: Builder::new(options.folder),
@@ -92,8 +92,14 @@ pub fn load(sources: &[Source], options: &Options<'_>) -> Result<Dataset, Error>
         held_out: vec![],
         companions: vec![],
         examples: 0,
+        evaluates: false,
     };
-    for source in sources {
+    let all = sources.iter().map(|s| (s, false)).chain(held_out.iter().map(|s| (s, true)));
+    for (source, evaluates) in all {
+        if evaluates && !loading.evaluates {
+            loading.companions()?;
+            (loading.evaluates, loading.examples) = (true, 0);
+        }
         if !(source.weight > 0.0 && source.weight <= 1000.0) {
             let what = format!("data {}: weight", source.path.display());
             return Err(Error::setting(what, format!("{} is no weight", source.weight), "give a number above 0"));
@@ -126,6 +132,8 @@ struct Loading<'a, 'o> {
     /// Judged examples that wait for companions: where their items stand, and their ids.
     companions: Vec<(bool, usize, Tokens)>,
     examples: usize,
+    /// What comes now is evaluated on.
+    evaluates: bool,
 }
 
 impl Loading<'_, '_> {
@@ -169,9 +177,11 @@ impl Loading<'_, '_> {
     fn take(&mut self, path: &Path, form: Form, encoded: &[Encoded], copies: usize) -> Result<(), Error> {
         self.examples += 1;
         for one in encoded {
-            self.report.count(path, form, one);
+            if !self.evaluates {
+                self.report.count(path, form, one);
+            }
             let Some(item) = self.builder.add(one)? else { continue };
-            let held_out = self.options.held_out > 0.0 && self.is_held_out();
+            let held_out = self.evaluates || self.options.held_out > 0.0 && self.is_held_out();
             let list = if held_out { &mut self.held_out } else { &mut self.train };
             let copies = if held_out { 1 } else { copies };
             for _ in 0..copies {

@@ -72,7 +72,7 @@ fn file(name: &str, text: &str) -> File {
 
 fn load(name: &str, text: &str, encoder: &Encoder) -> Result<Dataset, Error> {
     let file = file(name, text);
-    source::load(&[Source { path: file.1.clone(), weight: 1.0 }], &options(encoder, file.0.path()))
+    source::load(&[Source { path: file.1.clone(), weight: 1.0 }], &[], &options(encoder, file.0.path()))
 }
 
 /// The text of a sequence with what is learned in brackets.
@@ -235,13 +235,13 @@ fn weights_splits_and_placeholders() {
     let encoder = encoder(CHATML, Mask::Auto, 1000);
     let replace = [("name".to_owned(), "Allod".to_owned())];
     let mut o = Options { replace: &replace, held_out: 0.2, ..options(&encoder, f.0.path()) };
-    let one = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &o).unwrap();
+    let one = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &[], &o).unwrap();
     assert_eq!(one.train.len() + one.held_out.len(), 1000);
     assert!((150..250).contains(&one.held_out.len()), "{}", one.held_out.len());
     assert!(first(&one).contains("[I am Allod"));
     o.held_out = 0.0;
     for (weight, count) in [(2.0, 2000), (0.25, 250), (1.5, 1500)] {
-        let data = source::load(&[Source { path: f.1.clone(), weight }], &o).unwrap();
+        let data = source::load(&[Source { path: f.1.clone(), weight }], &[], &o).unwrap();
         assert_eq!(data.train.len(), count);
     }
 }
@@ -253,7 +253,7 @@ fn judged_answers_get_companions() {
     let f = file("a.jsonl", &text);
     let encoder = encoder(CHATML, Mask::Auto, 1000);
     let o = Options { companions: 2, ..options(&encoder, f.0.path()) };
-    let data = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &o).unwrap();
+    let data = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &[], &o).unwrap();
     let companions: Vec<String> = data
         .train
         .iter()
@@ -332,7 +332,8 @@ fn problems_name_line_and_remedy() {
     }
     let f = file("a.jsonl", "");
     std::fs::write(&f.1, b"{\"text\":\"\xFF\"}\n").unwrap();
-    let error = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &options(&encoder, f.0.path())).unwrap_err();
+    let error =
+        source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &[], &options(&encoder, f.0.path())).unwrap_err();
     assert!(error.to_string().contains("not UTF-8"), "{error}");
 }
 
@@ -372,7 +373,7 @@ fn real_data_sets() {
         let temporary = tempfile::tempdir().unwrap();
         let mut o = options(&encoder, temporary.path());
         o.skip_problems = true;
-        let data = source::load(&[Source { path, weight: 1.0 }], &o).unwrap();
+        let data = source::load(&[Source { path, weight: 1.0 }], &[], &o).unwrap();
         let report = &data.report;
         let seen = data.train.len() + report.problem_count + report.skipped.values().sum::<usize>();
         assert_eq!((report.files[0].form, seen), (form, count), "{name}: {:?}", report.problems.first());
@@ -404,7 +405,7 @@ proptest! {
         let f = file(["a.jsonl", "a.json", "a.csv", "a.txt"][kind], "");
         std::fs::write(&f.1, &bytes).unwrap();
         let encoder = encoder(CHATML, Mask::Auto, 100);
-        let _ = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &options(&encoder, f.0.path()));
+        let _ = source::load(&[Source { path: f.1.clone(), weight: 1.0 }], &[], &options(&encoder, f.0.path()));
     }
 }
 

@@ -3,3 +3,5 @@
 
 mod data;
 mod golden;
+mod runs;
+mod toy;
