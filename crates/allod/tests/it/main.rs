@@ -6,6 +6,7 @@ mod inspect;
 mod machine;
 mod quality;
 mod run;
+mod tune;
 
 use serde_json::Value;
 use std::io::Write;
