@@ -1,6 +1,7 @@
 //! What all handlers share.
 
 use crate::auth::{Key, Keys};
+use crate::dialect::responses::Background;
 use crate::error::{ApiError, Kind};
 use crate::generate::{Job, Running};
 use crate::guard::Doors;
@@ -53,6 +54,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) store: Arc<Store>,
+    pub(crate) background: Background,
     pub(crate) keys: Keys,
     pub(crate) doors: Doors,
     /// No new work is taken.

@@ -19,6 +19,8 @@
 #![deny(missing_docs)]
 
 mod admin;
+#[cfg(test)]
+mod api;
 mod app;
 mod auth;
 mod body;
@@ -90,11 +92,13 @@ impl Server {
         let models = models::Models::new(settings.catalog, threads, settings.memory, settings.keep_alive);
         let store = Arc::new(store::Store::new(settings.data.unwrap_or_else(|| "allod-data".into())));
         dialect::ollama::create::restore(&models, &store);
+        dialect::responses::restore(&store);
         let app = App {
             models: Arc::new(models),
             metrics: Arc::new(metrics::Metrics::new()),
             limits: settings.limits,
             keys: auth::Keys::open(&store, &settings.keys),
+            background: dialect::responses::Background::default(),
             doors: settings.doors,
             store,
             draining: AtomicBool::new(false),

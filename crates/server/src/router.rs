@@ -2,7 +2,7 @@
 
 use crate::admin;
 use crate::app::App;
-use crate::dialect::{anthropic, judge, ollama, openai, tokens, vectors};
+use crate::dialect::{anthropic, judge, ollama, openai, responses, tokens, vectors};
 use crate::error::{ApiError, Kind};
 use crate::guard;
 use crate::health;
@@ -34,6 +34,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/api/pull", post(ollama::create::registry))
         .route("/api/push", post(ollama::create::registry))
         .route("/api/blobs/{digest}", post(ollama::blobs::post).head(ollama::blobs::head))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/embeddings", post(vectors::openai))
         .route("/api/embed", post(vectors::ollama))
         .route("/api/embeddings", post(vectors::ollama_old))

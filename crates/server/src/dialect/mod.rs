@@ -4,5 +4,7 @@ pub(crate) mod anthropic;
 pub(crate) mod judge;
 pub(crate) mod ollama;
 pub(crate) mod openai;
+pub(crate) mod responses;
+pub(crate) mod structure;
 pub(crate) mod tokens;
 pub(crate) mod vectors;

@@ -1,19 +1,22 @@
 //! One form of request for every dialect: a prompt in token ids and how to continue it. It leaves as a stream of text.
 
 mod decode;
+mod guide;
 mod params;
 mod running;
 mod sink;
 mod vectors;
 
 pub(crate) use decode::Delta;
+pub(crate) use guide::guide;
 pub(crate) use params::{breakers, layered};
 pub(crate) use running::{Output, Piece, Reason, Running};
 pub(crate) use vectors::{Vectors, embed, fitted, score, text_ids};
 
 use crate::error::ApiError;
 use allod_engine::SamplingParams;
-use allod_engine::engine::Task;
+use allod_engine::engine::{Grammar, Task};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a dialect asks of a model.
@@ -41,6 +44,8 @@ pub(crate) struct Job {
     /// Only requests with the same salt share what is computed of their prompts.
     pub(crate) salt: Vec<u8>,
     pub(crate) deadline: Option<Instant>,
+    /// What every answer must keep to.
+    pub(crate) constraint: Option<Arc<dyn Grammar>>,
 }
 
 impl Job {
@@ -59,6 +64,7 @@ impl Job {
             client: 0,
             salt: Vec::new(),
             deadline: None,
+            constraint: None,
         }
     }
 

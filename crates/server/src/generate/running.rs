@@ -231,6 +231,7 @@ fn requests(lease: &Lease, job: &Job) -> Vec<(u32, Request)> {
             deadline: job.deadline,
             salt: job.salt.clone(),
             task: job.task.clone(),
+            constraint: job.constraint.clone(),
             cancel: Cancel::default(),
             ..Request::default()
         }

@@ -7,10 +7,11 @@ use allod_formats::{Gguf, WeightSource};
 use allod_models::{Model, Output};
 use allod_plan::{PAGE, RowLimits};
 use allod_tensor::{Bytes, DType};
+use allod_text::grammar::Vocabulary;
 use allod_text::template::Templates;
 use allod_text::{Template, Tokenizer};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Rows of a prompt that run at once.
@@ -300,9 +301,19 @@ pub(crate) struct Loaded {
     pub(crate) info: Info,
     pub(crate) plan_digest: String,
     pub(crate) load_time: Duration,
+    grammar_vocabulary: OnceLock<Result<Vocabulary, String>>,
 }
 
 impl Loaded {
+    /// The vocabulary as grammars need it; made when first asked for.
+    ///
+    /// # Errors
+    /// It cannot follow a grammar.
+    pub(crate) fn grammar_vocabulary(&self) -> Result<&Vocabulary, &str> {
+        let made = self.grammar_vocabulary.get_or_init(|| Vocabulary::new(&self.tokenizer).map_err(|e| e.to_string()));
+        made.as_ref().map_err(String::as_str)
+    }
+
     /// Names what computes the answers, as OpenAI's `system_fingerprint`.
     pub(crate) fn fingerprint(&self) -> String {
         format!("fp_{}", &self.plan_digest[..12])
@@ -330,6 +341,7 @@ impl Opened {
             info: self.info,
             plan_digest: self.model.plan.digest().to_hex().to_string(),
             load_time: started.elapsed(),
+            grammar_vocabulary: OnceLock::new(),
         })
     }
 }

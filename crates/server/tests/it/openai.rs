@@ -216,3 +216,112 @@ fn a_text_survives_tokens_and_back() {
     let same = served.post("/tokenize", &json!({ "messages": user("hello there") })).json();
     assert_eq!(same["tokens"], rendered["token_ids"]);
 }
+
+#[test]
+fn structure_is_enforced_in_every_dialect() {
+    let served = serve();
+    let schema = json!({
+        "type": "object",
+        "properties": { "colour": { "enum": ["red", "green"] }, "count": { "type": "integer", "minimum": 0, "maximum": 9 } },
+        "required": ["colour", "count"], "additionalProperties": false,
+    });
+    let fits = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert!(["red", "green"].contains(&value["colour"].as_str().unwrap()), "{text}");
+        assert!((0..=9).contains(&value["count"].as_i64().unwrap()), "{text}");
+    };
+    for seed in 0..3 {
+        let format = json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema } });
+        let form = json!({ "messages": user("a fish"), "seed": seed, "max_tokens": 100, "response_format": format });
+        let answer = served.post("/v1/chat/completions", &form).json();
+        fits(answer["choices"][0]["message"]["content"].as_str().unwrap());
+        let options = json!({ "seed": seed, "num_predict": 100 });
+        let form = json!({ "messages": user("a fish"), "format": schema, "stream": false, "options": options });
+        fits(served.post("/api/chat", &form).json()["message"]["content"].as_str().unwrap());
+    }
+    let choice = json!({ "prompt": "Once", "structured_outputs": { "choice": ["alpha", "beta"] }, "max_tokens": 20 });
+    let text = served.post("/v1/completions", &choice).json()["choices"][0]["text"].clone();
+    assert!(["alpha", "beta"].contains(&text.as_str().unwrap()), "{text}");
+    let regex = json!({ "prompt": "Once", "structured_outputs": { "regex": "[0-9]{3}-[a-z]{2}" }, "max_tokens": 20 });
+    let text = served.post("/v1/completions", &regex).json()["choices"][0]["text"].as_str().unwrap().to_owned();
+    assert!(text.len() == 6 && text.as_bytes()[3] == b'-', "{text}");
+    for wrong in [json!({}), json!({ "regex": "(" }), json!({ "choice": ["a"], "regex": "a" }), json!({ "json": "{" })]
+    {
+        let form = json!({ "prompt": "Once", "structured_outputs": wrong });
+        assert_eq!(served.post("/v1/completions", &form).status, 400, "{form}");
+    }
+}
+
+#[test]
+fn responses_are_remembered_continued_cancelled_and_forgotten() {
+    let served = serve();
+    let form = json!({ "input": "a fish", "max_output_tokens": 12, "temperature": 0, "metadata": { "k": "v" } });
+    let first = served.post("/v1/responses", &form).json();
+    assert_eq!((&first["object"], &first["status"]), (&json!("response"), &json!("incomplete")));
+    let id = first["id"].as_str().unwrap();
+    assert_eq!(served.get(&format!("/v1/responses/{id}")).json(), first);
+    let items = served.get(&format!("/v1/responses/{id}/input_items")).json();
+    assert_eq!(items["data"][0]["content"], "a fish");
+    let mut streamed = form.clone();
+    streamed["stream"] = true.into();
+    let events = served.post("/v1/responses", &streamed).events();
+    let text: String = events
+        .iter()
+        .filter(|e| e["type"] == "response.output_text.delta")
+        .map(|e| e["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(text, first["output"][0]["content"][0]["text"]);
+    assert!((0..).zip(&events).all(|(i, e)| e["sequence_number"] == i));
+    assert_eq!(events.last().unwrap()["type"], "response.incomplete");
+    let next = json!({ "input": "and a dog", "previous_response_id": id, "max_output_tokens": 4 });
+    assert_eq!(served.post("/v1/responses", &next).json()["previous_response_id"], id);
+    // In the background, to the end and not.
+    let back = json!({ "input": "a fish", "max_output_tokens": 12, "temperature": 0, "background": true });
+    let queued = served.post("/v1/responses", &back).json();
+    assert_eq!(queued["status"], "queued");
+    let path = format!("/v1/responses/{}", queued["id"].as_str().unwrap());
+    let done = (0..600).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        Some(served.get(&path).json()).filter(|r| r["status"] != "queued" && r["status"] != "in_progress")
+    });
+    assert_eq!(done.unwrap()["output"][0]["content"], first["output"][0]["content"]);
+    assert_eq!(served.post(&format!("{path}/cancel"), &json!({})).status, 409);
+    assert_eq!(served.ask("DELETE", &path, &[], b"").json()["deleted"], true);
+    assert_eq!(served.get(&path).status, 404);
+    let forgotten = json!({ "input": "x", "store": false, "max_output_tokens": 2 });
+    let id = served.post("/v1/responses", &forgotten).json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(served.get(&format!("/v1/responses/{id}")).status, 404);
+    for wrong in [
+        json!({ "input": [] }),
+        json!({ "input": 5 }),
+        json!({ "input": "x", "truncation": "auto" }),
+        json!({ "input": "x", "tools": [{}] }),
+        json!({ "input": [{ "type": "item_reference", "id": "x" }] }),
+        json!({ "input": "x", "background": true, "store": false }),
+    ] {
+        assert_eq!(served.post("/v1/responses", &wrong).status, 400, "{wrong}");
+    }
+    let lost = json!({ "input": "x", "previous_response_id": "../../x" });
+    assert_eq!(served.post("/v1/responses", &lost).status, 404);
+}
+
+#[test]
+fn vectors_and_judgements() {
+    let served = serve();
+    let made = served.post("/v1/embeddings", &json!({ "input": ["a fish", "a dog", "a fish"] })).json();
+    let vector = |i: usize| made["data"][i]["embedding"].clone();
+    assert_eq!(vector(0), vector(2));
+    assert_ne!(vector(0), vector(1));
+    assert_eq!(served.post("/api/embed", &json!({ "input": "a fish" })).json()["embeddings"][0], vector(0));
+    let order = json!({ "query": "a fish", "documents": ["a red house", "a fish"], "return_documents": true });
+    let ranked = served.post("/v1/rerank", &order).json();
+    assert_eq!(ranked["results"][0]["index"], 1);
+    assert!((ranked["results"][0]["relevance_score"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+    let classes = served.post("/v1/classify", &json!({ "input": "a fish", "labels": ["red", "green"] })).json();
+    let sum: f64 = classes["data"][0]["probs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-9);
+    let asked = json!({ "state": { "x": 1 }, "questions": { "q": { "type": "choice", "question": "which?", "choices": ["a", "b"] }, "s": { "type": "score", "question": "how much?", "max": 3 } } });
+    let decided = served.post("/v1/systemone", &asked).json();
+    assert!(["a", "b"].contains(&decided["answers"]["q"]["value"].as_str().unwrap()));
+    assert!((0.0..=3.0).contains(&decided["answers"]["s"]["value"].as_f64().unwrap()));
+}

@@ -5,7 +5,9 @@ use super::generate::{check_shift, load_only, respond, yes};
 use super::options::{Options, keep_alive};
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
+use crate::dialect::structure;
 use crate::error::ApiError;
+use crate::generate::guide;
 use crate::models::Lease;
 use crate::prompt::{self, Talk};
 use axum::Extension;
@@ -33,6 +35,9 @@ pub(crate) struct ChatForm {
     pub(crate) options: Option<Map<String, Value>>,
     #[cfg_attr(test, schema(value_type = Option<String>))]
     pub(crate) keep_alive: Option<Value>,
+    /// `"json"` or a JSON schema.
+    #[cfg_attr(test, schema(value_type = Option<Object>))]
+    pub(crate) format: Option<Value>,
     /// Log-probabilities of the answer's tokens.
     #[serde(default)]
     pub(crate) logprobs: bool,
@@ -103,6 +108,9 @@ pub(crate) async fn chat(
     }
     let (ids, truncated) = form.prompt_ids(&lease, options.context(&lease)?)?;
     let mut job = options.job(&lease, ids)?;
+    if let Some(spec) = form.format.as_ref().map(structure::ollama).transpose()?.flatten() {
+        job.constraint = Some(guide(&lease, &spec, "format")?);
+    }
     let mut answer = Answer::new(&lease, &form.model, Shape::Chat, caller.arrived).truncated(truncated);
     if form.logprobs {
         job.sampling.logprobs = Some(form.top_logprobs.unwrap_or(0));

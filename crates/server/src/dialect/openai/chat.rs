@@ -7,8 +7,9 @@ use super::logprobs::Namer;
 use super::message::{self, Message};
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
+use crate::dialect::structure::ResponseFormat;
 use crate::error::ApiError;
-use crate::generate::Job;
+use crate::generate::{Job, guide};
 use crate::models::Lease;
 use crate::prompt::{self, Talk};
 use axum::Extension;
@@ -47,6 +48,8 @@ form! {
         /// The last message stands before each answer.
         #[serde(default)]
         echo: bool,
+        /// What the answer is to look like.
+        response_format: Option<ResponseFormat>,
         /// Only `text`.
         modalities: Option<Vec<String>>,
         /// `auto` or `default`.
@@ -136,6 +139,12 @@ impl ChatForm {
         let mut job = self.job(lease, vec![rendered.ids])?;
         if self.max_completion_tokens.is_some() {
             job.sampling.max_tokens = self.max_completion_tokens;
+        }
+        if let Some(spec) = self.response_format.as_ref().and_then(ResponseFormat::spec) {
+            if job.constraint.is_some() {
+                return Err(ApiError::field("response_format", "give it or structured_outputs, not both"));
+            }
+            job.constraint = Some(guide(lease, &spec, "response_format")?);
         }
         if self.logprobs {
             job.sampling.logprobs = Some(self.top_logprobs.unwrap_or(0));

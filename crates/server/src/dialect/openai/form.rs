@@ -117,6 +117,8 @@ macro_rules! form {
             pub(crate) cache_salt: Option<String>,
             /// Names the request.
             pub(crate) request_id: Option<String>,
+            /// What the answer is held to: JSON, a regular expression, a choice, a grammar.
+            pub(crate) structured_outputs: Option<crate::dialect::structure::StructuredOutputs>,
             /// Who asks, on whose account it is booked.
             pub(crate) user: Option<String>,
             /// Milliseconds after which the request ends unanswered.
@@ -198,7 +200,14 @@ macro_rules! form {
                     let keep = self.truncate_prompt_tokens;
                     crate::dialect::openai::sampling::truncated(prompt, keep, lease, self.max_tokens)
                 };
+                let constraint = match &self.structured_outputs {
+                    Some(structure) => {
+                        Some(crate::generate::guide(lease, &structure.spec()?, "structured_outputs")?)
+                    }
+                    None => None,
+                };
                 Ok(crate::generate::Job {
+                    constraint,
                     prompts: prompts.into_iter().map(keep).collect::<Result<_, _>>()?,
                     n,
                     stop,

@@ -1,0 +1,57 @@
+//! The OpenAPI document, made from the handlers and their forms. It is a test: the document in `docs` must be what the
+//! code says.
+
+use crate::dialect::{anthropic, judge, ollama, openai, responses, tokens, vectors};
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Allod", description = "Language models on your own machine."),
+    paths(
+        openai::chat::create,
+        openai::completions::create,
+        openai::models::list,
+        openai::models::get,
+        responses::create,
+        responses::get,
+        responses::delete,
+        responses::cancel,
+        responses::input_items,
+        vectors::openai,
+        vectors::ollama,
+        vectors::ollama_old,
+        anthropic::messages::create,
+        anthropic::messages::count,
+        ollama::generate::generate,
+        ollama::chat::chat,
+        ollama::models::tags,
+        ollama::models::ps,
+        ollama::models::show,
+        ollama::models::delete,
+        ollama::models::version,
+        ollama::create::create,
+        ollama::create::copy,
+        ollama::create::registry,
+        ollama::blobs::head,
+        ollama::blobs::post,
+        judge::rerank,
+        judge::compare,
+        judge::classify,
+        judge::decisions,
+        tokens::tokenize,
+        tokens::detokenize,
+        tokens::render,
+    )
+)]
+struct Document;
+
+#[test]
+fn the_document_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+    let made = Document::openapi().to_pretty_json().unwrap() + "\n";
+    if std::env::var_os("ALLOD_WRITE_OPENAPI").is_some() {
+        std::fs::write(path, &made).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(made == written, "docs/openapi.json is old: run this test with ALLOD_WRITE_OPENAPI=1");
+}
