@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::printer::Progress;
-use allod_cpu::{Cpu, Isa, KvType, Options, Pool, UnknownIsa};
+use allod_cpu::{Cpu, Isa, KvType, Options, Pool, Store, UnknownIsa};
 use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, WeightSource};
 use allod_models::Model;
@@ -29,6 +29,10 @@ pub(crate) const NO_TOKENIZER: &str = "none";
 const CONTEXT: usize = 8192;
 /// Rows of a prompt that run at once.
 pub(crate) const ROWS: usize = 512;
+/// Size of the folder of prepared weights.
+const CACHE_GIB: u64 = 32;
+/// Bytes of matrices that take longer to prepare than to look for.
+const WORTH_KEEPING: u64 = 64 << 20;
 /// States kept for recurrent models: the conversation's and three checkpoints.
 const STATES: usize = 4;
 
@@ -64,13 +68,27 @@ pub(crate) struct KernelArgs {
     /// Instruction set: scalar, avx2 or avx512 [default: the best here]; the answer does not depend on it
     #[arg(long, value_name = "ISA", value_parser = isa)]
     isa: Option<Isa>,
+    /// Keep no prepared weights on disk (they lie in $ALLOD_CACHE, else $XDG_CACHE_HOME/allod or ~/.cache/allod)
+    #[arg(long)]
+    no_cache: bool,
 }
 
 impl KernelArgs {
     /// Options with these choices, else the defaults.
     pub(crate) fn options(&self) -> Options {
-        Options { cache_type: self.cache_type, isa: self.isa.unwrap_or_else(Isa::best), ..Options::default() }
+        let store = if self.no_cache { None } else { store() };
+        Options { cache_type: self.cache_type, isa: self.isa.unwrap_or_else(Isa::best), store, ..Options::default() }
     }
+}
+
+/// Where prepared weights are kept, and how many bytes of them: 32 GiB, or what `ALLOD_CACHE_GIB` says.
+fn store() -> Option<Store> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let shared = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let folder = set("ALLOD_CACHE").or_else(|| Some(shared()?.join("allod")))?.join("prepared");
+    let asked: Option<u64> = std::env::var("ALLOD_CACHE_GIB").ok().and_then(|n| n.parse().ok());
+    let limit = asked.unwrap_or(CACHE_GIB).saturating_mul(1 << 30);
+    Some(Store { folder, limit, least: WORTH_KEEPING })
 }
 
 /// An instruction set that this machine has.

@@ -11,6 +11,7 @@ mod observe;
 mod recurrent;
 mod run;
 mod sequences;
+mod store;
 mod weights;
 
 pub use allod_kernels::{
@@ -20,6 +21,7 @@ pub use allod_kernels::{
 };
 pub use learn::{LearnError, LearnOptions, Learner, Products};
 pub use observe::{Inputs, Observer, Reach};
+pub use store::Store;
 pub use weights::PrepareError;
 
 use allod_formats::WeightSource;
@@ -50,6 +52,8 @@ pub struct Options {
     pub cache_type: Option<KvType>,
     /// Names of values to keep readable after a step (see [`Cpu::tap`]).
     pub taps: Vec<String>,
+    /// Where prepared weights are kept from run to run; nowhere by default. The results are the same.
+    pub store: Option<Store>,
 }
 
 impl Default for Options {
@@ -63,6 +67,7 @@ impl Default for Options {
             pages: None,
             cache_type: None,
             taps: vec![],
+            store: None,
         }
     }
 }
@@ -121,7 +126,7 @@ impl Cpu {
         let groups = plan.groups(&keep);
         let layout = Arena::grouped(plan, limits, &keep, &groups);
         let pages = options.pages.unwrap_or(options.context.div_ceil(PAGE));
-        let weights = weights::prepare(plan, source, &pool)?;
+        let weights = weights::prepare(plan, source, &pool, options.store.as_ref())?;
         let exact = weights.iter().all(Prepared::is_f32);
         let cache_type = options.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
         let caches = plan.caches().iter().map(|c| sequences::cache(c, cache_type, pages));

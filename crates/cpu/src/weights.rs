@@ -1,9 +1,11 @@
 //! Weights in the form that each use wants: packed matrices, plain vectors, tables read row by row.
 
+use crate::store::Store;
 use allod_formats::{WeightSource, codec};
 use allod_kernels::{conv, linear, pool::Pool};
 use allod_plan::{Op, Param, ParamInfo, Plan};
 use allod_tensor::{DType, Tensor};
+use std::collections::HashMap;
 
 /// Why weights could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +120,25 @@ pub(crate) fn uses(plan: &Plan) -> Vec<Use> {
     uses
 }
 
-pub(crate) fn prepare(plan: &Plan, source: &dyn WeightSource, pool: &Pool) -> Result<Vec<Prepared>, PrepareError> {
-    plan.params().iter().zip(uses(plan)).map(|(info, u)| prepare_one(info, u, source, pool)).collect()
+/// Takes the matrices from `store` where there is one.
+pub(crate) fn prepare(
+    plan: &Plan,
+    source: &dyn WeightSource,
+    pool: &Pool,
+    store: Option<&Store>,
+) -> Result<Vec<Prepared>, PrepareError> {
+    let uses = uses(plan);
+    let mut kept = HashMap::new();
+    if let Some(store) = store {
+        let is_matrix = |(info, u): (&'_ _, &Use)| (*u == Use::Matrix).then_some(info);
+        let matrices: Vec<&ParamInfo> = plan.params().iter().zip(&uses).filter_map(is_matrix).collect();
+        kept = store.matrices(source, &matrices, pool, &|info| pack(info, source, pool))?;
+    }
+    let one = |(info, u): (&ParamInfo, Use)| match kept.remove(&info.name) {
+        Some(matrix) => Ok(Prepared::Matrix(matrix)),
+        None => prepare_one(info, u, source, pool),
+    };
+    plan.params().iter().zip(uses).map(one).collect()
 }
 
 /// The weight called `name` anew; `None` when the plan has none of that name.
@@ -133,17 +152,29 @@ pub(crate) fn again(
     Some((at, prepare_one(&plan.params()[at], uses(plan)[at], source, pool)))
 }
 
+/// Files differ in axes of size 1; the plan says which are meant.
+fn tensor(info: &ParamInfo, source: &dyn WeightSource) -> Result<Tensor, PrepareError> {
+    Ok(Tensor { shape: info.shape.clone(), ..source.tensor(&info.name)? })
+}
+
+fn pack(info: &ParamInfo, source: &dyn WeightSource, pool: &Pool) -> Result<linear::Weights, PrepareError> {
+    let t = tensor(info, source)?;
+    let packed = linear::Weights::pack(&t, pool);
+    let packed = packed.map_err(|source| PrepareError::Pack { name: info.name.clone(), source })?;
+    // The file's bytes have done their service: they need not stay in memory beside their copy.
+    t.data.release();
+    Ok(packed)
+}
+
 fn prepare_one(info: &ParamInfo, u: Use, source: &dyn WeightSource, pool: &Pool) -> Result<Prepared, PrepareError> {
-    // Files differ in axes of size 1; the plan says which are meant.
-    let t = Tensor { shape: info.shape.clone(), ..source.tensor(&info.name)? };
+    if u == Use::Matrix {
+        return Ok(Prepared::Matrix(pack(info, source, pool)?));
+    }
+    let t = tensor(info, source)?;
     let numbers = || codec::to_f32(&t).map_err(|source| PrepareError::Decode { name: info.name.clone(), source });
     Ok(match u {
-        Use::Vector => Prepared::Vector(numbers()?),
+        Use::Vector | Use::Matrix => Prepared::Vector(numbers()?),
         Use::Filter => Prepared::Vector(conv::taps_first(&numbers()?, t.columns())),
         Use::Table => Prepared::Table(t),
-        Use::Matrix => {
-            let pack = linear::Weights::pack(&t, pool);
-            Prepared::Matrix(pack.map_err(|source| PrepareError::Pack { name: info.name.clone(), source })?)
-        }
     })
 }

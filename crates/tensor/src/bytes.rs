@@ -37,6 +37,19 @@ impl Bytes {
         Some(Bytes { owner: self.owner.clone(), range: self.range.start + range.start..end })
     }
 
+    /// Tells the system that these bytes of a mapped file will hardly be looked at again, so that they need not stay in
+    /// memory. They stay readable.
+    #[expect(unsafe_code, reason = "advice on a mapping")]
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Mapped(map) = &self.owner {
+            // SAFETY: the mapping is of a file and never written, so what is dropped comes back from the file.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+        }
+    }
+
     /// True when the bytes lie in a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(self.owner, Owner::Mapped(_))

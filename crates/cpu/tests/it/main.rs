@@ -1,5 +1,7 @@
 //! The operation suite on this backend, and steps it must refuse.
 
+mod store;
+
 use allod_cpu::{Cpu, Isa, KvType, Options, Pool};
 use allod_plan::{Backend, SeqRows, Step, StepError};
 use allod_testkit::suite::{self, Case, LENGTH};

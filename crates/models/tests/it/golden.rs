@@ -77,6 +77,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
         pages: Some(per * ids.len()),
         cache_type: Some(KvType::F32),
         taps: if cut.apart { m.plan.values().iter().map(|v| v.name.clone()).collect() } else { vec![] },
+        store: None,
     };
     let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(cut.threads)), &options).unwrap();
     // Pages of different sequences alternate, so that a page table that is not followed shows.

@@ -1,0 +1,235 @@
+//! Prepared weights on disk: repacked once, then mapped by every process that runs the model.
+//!
+//! A file holds the packed matrices of one model one after the other, then an index in JSON, then the index's length,
+//! its BLAKE3 and a magic number. The index has a BLAKE3 for each piece of the matrices; all are checked when the file
+//! is opened, so that a damaged file is packed anew instead of giving other answers. Files are written under another
+//! name and renamed, named by what they were made from, and the ones not used for longest go when the folder is full.
+
+use crate::PrepareError;
+use allod_formats::WeightSource;
+use allod_kernels::{linear::Weights, pool::Pool};
+use allod_plan::ParamInfo;
+use allod_tensor::{Bytes, DType};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
+
+const MAGIC: &[u8; 8] = b"AllodPW1";
+/// Length, digest, magic.
+const TRAILER: usize = 8 + 32 + 8;
+/// Bytes under one digest: enough of them to share between threads.
+const PIECE: usize = 4 << 20;
+/// Starts of matrices are multiples of this many bytes.
+const ALIGN: usize = 64;
+/// Bytes that are hashed at either end of each tensor to tell files apart.
+const SAMPLE: usize = 4 << 10;
+/// The ending of the files' names.
+const ENDING: &str = "prepared";
+
+/// A folder of prepared weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Where files lie.
+    pub folder: PathBuf,
+    /// Bytes that the files take together at most; older ones make room.
+    pub limit: u64,
+    /// Bytes of matrices below which keeping them is not worth a file.
+    pub least: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Index {
+    matrices: Vec<Entry>,
+    /// BLAKE3 of each [`PIECE`] of what comes before the index.
+    pieces: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    dtype: String,
+    experts: usize,
+    rows: usize,
+    cols: usize,
+    start: usize,
+    len: usize,
+}
+
+/// Packs one tensor.
+pub(crate) type Pack<'a> = &'a dyn Fn(&ParamInfo) -> Result<Weights, PrepareError>;
+
+impl Store {
+    /// The matrices by name, from the file or packed now and written. Without a file, for whatever reason, there are
+    /// none, and the caller packs for itself.
+    pub(crate) fn matrices(
+        &self,
+        source: &dyn WeightSource,
+        matrices: &[&ParamInfo],
+        pool: &Pool,
+        pack: Pack<'_>,
+    ) -> Result<HashMap<String, Weights>, PrepareError> {
+        let Some((key, bytes)) = identity(source, matrices)? else { return Ok(HashMap::new()) };
+        if bytes < self.least || bytes > self.limit {
+            return Ok(HashMap::new());
+        }
+        let path = self.folder.join(format!("{key}.{ENDING}"));
+        if let Some(found) = open(&path, matrices, pool) {
+            return Ok(found);
+        }
+        match self.write(&path, matrices, bytes, pack) {
+            Ok(()) => Ok(open(&path, matrices, pool).unwrap_or_default()),
+            Err(WriteError::Prepare(e)) => Err(e),
+            // A full or read-only disk is no reason not to run.
+            Err(WriteError::Io(_)) => Ok(HashMap::new()),
+        }
+    }
+
+    fn write(&self, path: &Path, matrices: &[&ParamInfo], bytes: u64, pack: Pack<'_>) -> Result<(), WriteError> {
+        fs::create_dir_all(&self.folder)?;
+        self.make_room(bytes)?;
+        let temporary = path.with_extension(format!("{}.partial", std::process::id()));
+        let written = write_to(&temporary, matrices, pack).and_then(|()| Ok(fs::rename(&temporary, path)?));
+        if written.is_err() {
+            // What remains to be said is why it could not be written.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    /// Removes the files that were not used for longest until `bytes` fit.
+    fn make_room(&self, bytes: u64) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let (entry, meta) = entry.and_then(|e| e.metadata().map(|m| (e, m)))?;
+            if entry.path().extension().is_some_and(|e| e == ENDING) {
+                files.push((meta.modified()?, meta.len(), entry.path()));
+            }
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|f| f.1).sum();
+        for (_, len, path) in files {
+            if total + bytes <= self.limit {
+                break;
+            }
+            fs::remove_file(path)?;
+            total -= len;
+        }
+        Ok(())
+    }
+}
+
+enum WriteError {
+    Io(io::Error),
+    Prepare(PrepareError),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(e: io::Error) -> WriteError {
+        WriteError::Io(e)
+    }
+}
+
+/// What the file is named by, and the bytes of the matrices: the source's file with its size and time, every tensor's
+/// name, type, shape and both ends. `None` for sources that are no file.
+fn identity(source: &dyn WeightSource, matrices: &[&ParamInfo]) -> Result<Option<(blake3::Hash, u64)>, PrepareError> {
+    let origin = source.origin();
+    let Ok(meta) = fs::canonicalize(&origin).and_then(fs::metadata) else { return Ok(None) };
+    let mut hash = blake3::Hasher::new();
+    hash.update(MAGIC).update(origin.as_bytes()).update(&meta.len().to_le_bytes());
+    let modified = meta.modified().ok().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
+    hash.update(&modified.unwrap_or_default().as_nanos().to_le_bytes());
+    let mut bytes = 0;
+    for info in matrices {
+        let t = source.tensor(&info.name)?;
+        let n = SAMPLE.min(t.data.len());
+        hash.update(format!("{}\0{}\0{:?}\0", info.name, t.dtype, info.shape).as_bytes());
+        hash.update(&t.data[..n]).update(&t.data[t.data.len() - n..]);
+        bytes += t.data.len() as u64;
+    }
+    Ok(Some((hash.finalize(), bytes)))
+}
+
+fn write_to(path: &Path, matrices: &[&ParamInfo], pack: Pack<'_>) -> Result<(), WriteError> {
+    let mut out = BufWriter::with_capacity(PIECE, File::create(path)?);
+    let (mut at, mut left, mut hash) = (0, PIECE, blake3::Hasher::new());
+    let mut index = Index { matrices: Vec::new(), pieces: Vec::new() };
+    for info in matrices {
+        let w = pack(info).map_err(WriteError::Prepare)?;
+        let bytes = w.packed_bytes();
+        let (dtype, len) = (w.dtype().name().to_string(), bytes.len());
+        let (experts, rows, cols) = (w.experts(), w.rows(), w.cols());
+        index.matrices.push(Entry { name: info.name.clone(), dtype, experts, rows, cols, start: at, len });
+        let padding = [0; ALIGN];
+        for mut part in [&bytes[..], &padding[..len.next_multiple_of(ALIGN) - len]] {
+            out.write_all(part)?;
+            at += part.len();
+            while !part.is_empty() {
+                let (now, later) = part.split_at(left.min(part.len()));
+                hash.update(now);
+                (part, left) = (later, left - now.len());
+                if left == 0 {
+                    index.pieces.push(hash.finalize().to_hex().to_string());
+                    (left, hash) = (PIECE, blake3::Hasher::new());
+                }
+            }
+        }
+    }
+    if left < PIECE {
+        index.pieces.push(hash.finalize().to_hex().to_string());
+    }
+    let index = serde_json::to_vec(&index).map_err(io::Error::from)?;
+    out.write_all(&index)?;
+    out.write_all(&(index.len() as u64).to_le_bytes())?;
+    out.write_all(blake3::hash(&index).as_bytes())?;
+    out.write_all(MAGIC)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(())
+}
+
+/// The matrices of a file, if it is whole and holds exactly those.
+fn open(path: &Path, matrices: &[&ParamInfo], pool: &Pool) -> Option<HashMap<String, Weights>> {
+    let file = File::open(path).ok()?;
+    let all = Bytes::map(&file).ok()?;
+    let trailer = all.len().checked_sub(TRAILER)?;
+    let (len, rest) = all[trailer..].split_first_chunk::<8>()?;
+    let start = trailer.checked_sub(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    let index = &all[start..trailer];
+    if &rest[32..] != MAGIC || blake3::hash(index).as_bytes() != &rest[..32] {
+        return None;
+    }
+    let index: Index = serde_json::from_slice(index).ok()?;
+    let data = all.slice(0..start)?;
+    if index.matrices.len() != matrices.len() || !intact(&data, &index.pieces, pool) {
+        return None;
+    }
+    let weights = |(entry, info): (&Entry, &&ParamInfo)| {
+        let dtype = DType::from_name(&entry.dtype)?;
+        let bytes = data.slice(entry.start..entry.start.checked_add(entry.len)?)?;
+        let w = Weights::from_packed(dtype, entry.experts, entry.rows, entry.cols, bytes).ok()?;
+        (entry.name == info.name).then(|| (entry.name.clone(), w))
+    };
+    let found = index.matrices.iter().zip(matrices).map(weights).collect::<Option<_>>()?;
+    // The time of last use; a folder that cannot be written keeps what it has.
+    let _ = file.set_modified(SystemTime::now());
+    Some(found)
+}
+
+fn intact(data: &[u8], pieces: &[String], pool: &Pool) -> bool {
+    if pieces.len() != data.len().div_ceil(PIECE) {
+        return false;
+    }
+    let good = AtomicBool::new(true);
+    pool.run(pieces.len(), |i| {
+        let piece = &data[i * PIECE..data.len().min((i + 1) * PIECE)];
+        if blake3::hash(piece).to_hex().as_str() != pieces[i] {
+            good.store(false, Ordering::Relaxed);
+        }
+    });
+    good.into_inner()
+}
