@@ -29,10 +29,6 @@ pub(crate) const NO_TOKENIZER: &str = "none";
 const CONTEXT: usize = 8192;
 /// Rows of a prompt that run at once.
 pub(crate) const ROWS: usize = 512;
-/// Size of the folder of prepared weights.
-const CACHE_GIB: u64 = 32;
-/// Bytes of matrices that take longer to prepare than to look for.
-const WORTH_KEEPING: u64 = 64 << 20;
 /// States kept for recurrent models: the conversation's and three checkpoints.
 const STATES: usize = 4;
 
@@ -76,19 +72,9 @@ pub(crate) struct KernelArgs {
 impl KernelArgs {
     /// Options with these choices, else the defaults.
     pub(crate) fn options(&self) -> Options {
-        let store = if self.no_cache { None } else { store() };
+        let store = if self.no_cache { None } else { Store::of_user() };
         Options { cache_type: self.cache_type, isa: self.isa.unwrap_or_else(Isa::best), store, ..Options::default() }
     }
-}
-
-/// Where prepared weights are kept, and how many bytes of them: 32 GiB, or what `ALLOD_CACHE_GIB` says.
-fn store() -> Option<Store> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let shared = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let folder = set("ALLOD_CACHE").or_else(|| Some(shared()?.join("allod")))?.join("prepared");
-    let asked: Option<u64> = std::env::var("ALLOD_CACHE_GIB").ok().and_then(|n| n.parse().ok());
-    let limit = asked.unwrap_or(CACHE_GIB).saturating_mul(1 << 30);
-    Some(Store { folder, limit, least: WORTH_KEEPING })
 }
 
 /// An instruction set that this machine has.

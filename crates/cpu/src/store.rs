@@ -16,8 +16,8 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::SystemTime,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, SystemTime},
 };
 
 const MAGIC: &[u8; 8] = b"AllodPW1";
@@ -31,6 +31,16 @@ const ALIGN: usize = 64;
 const SAMPLE: usize = 4 << 10;
 /// The ending of the files' names.
 const ENDING: &str = "prepared";
+/// The ending while they are written.
+const PARTIAL: &str = "partial";
+/// Nobody writes any more at a partial file that did not grow for so long.
+const ABANDONED: Duration = Duration::from_secs(3600);
+/// Size of the folder where nobody says otherwise.
+const LIMIT_GIB: u64 = 32;
+/// Bytes of matrices that take longer to prepare than to look for.
+const WORTH_KEEPING: u64 = 64 << 20;
+/// Files begun by this process: two threads never write to the same one.
+static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A folder of prepared weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +75,16 @@ struct Entry {
 pub(crate) type Pack<'a> = &'a dyn Fn(&ParamInfo) -> Result<Weights, PrepareError>;
 
 impl Store {
+    /// The user's own folder: `$ALLOD_CACHE`, else `$XDG_CACHE_HOME/allod` or `~/.cache/allod`. It takes 32 GiB, or what
+    /// `ALLOD_CACHE_GIB` says; with 0 nothing is kept. `None` for a user without a home.
+    pub fn of_user() -> Option<Store> {
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let shared = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+        let folder = set("ALLOD_CACHE").or_else(|| Some(shared()?.join("allod")))?.join("prepared");
+        let asked: Option<u64> = std::env::var("ALLOD_CACHE_GIB").ok().and_then(|n| n.parse().ok());
+        Some(Store { folder, limit: asked.unwrap_or(LIMIT_GIB).saturating_mul(1 << 30), least: WORTH_KEEPING })
+    }
+
     /// The matrices by name, from the file or packed now and written. Without a file, for whatever reason, there are
     /// none, and the caller packs for itself.
     pub(crate) fn matrices(
@@ -93,7 +113,8 @@ impl Store {
     fn write(&self, path: &Path, matrices: &[&ParamInfo], bytes: u64, pack: Pack<'_>) -> Result<(), WriteError> {
         fs::create_dir_all(&self.folder)?;
         self.make_room(bytes)?;
-        let temporary = path.with_extension(format!("{}.partial", std::process::id()));
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
         let written = write_to(&temporary, matrices, pack).and_then(|()| Ok(fs::rename(&temporary, path)?));
         if written.is_err() {
             // What remains to be said is why it could not be written.
@@ -106,9 +127,14 @@ impl Store {
     fn make_room(&self, bytes: u64) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            let (entry, meta) = entry.and_then(|e| e.metadata().map(|m| (e, m)))?;
-            if entry.path().extension().is_some_and(|e| e == ENDING) {
-                files.push((meta.modified()?, meta.len(), entry.path()));
+            let (path, meta) = entry.and_then(|e| e.metadata().map(|m| (e.path(), m)))?;
+            let modified = meta.modified()?;
+            if path.extension().is_some_and(|e| e == ENDING) {
+                files.push((modified, meta.len(), path));
+            } else if path.extension().is_some_and(|e| e == PARTIAL)
+                && modified.elapsed().is_ok_and(|age| age > ABANDONED)
+            {
+                fs::remove_file(path)?;
             }
         }
         files.sort();
@@ -136,17 +162,21 @@ impl From<io::Error> for WriteError {
 }
 
 /// What the file is named by, and the bytes of the matrices: the source's file with its size and time, every tensor's
-/// name, type, shape and both ends. `None` for sources that are no file.
+/// name, type, shape and both ends. `None` where the matrices do not lie in a file as they are, such as with an adapter
+/// merged into them.
 fn identity(source: &dyn WeightSource, matrices: &[&ParamInfo]) -> Result<Option<(blake3::Hash, u64)>, PrepareError> {
-    let origin = source.origin();
-    let Ok(meta) = fs::canonicalize(&origin).and_then(fs::metadata) else { return Ok(None) };
+    let Ok(path) = fs::canonicalize(source.origin()) else { return Ok(None) };
+    let Ok(meta) = fs::metadata(&path) else { return Ok(None) };
     let mut hash = blake3::Hasher::new();
-    hash.update(MAGIC).update(origin.as_bytes()).update(&meta.len().to_le_bytes());
+    hash.update(MAGIC).update(path.as_os_str().as_encoded_bytes()).update(&meta.len().to_le_bytes());
     let modified = meta.modified().ok().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
     hash.update(&modified.unwrap_or_default().as_nanos().to_le_bytes());
     let mut bytes = 0;
     for info in matrices {
         let t = source.tensor(&info.name)?;
+        if !t.data.is_mapped() {
+            return Ok(None);
+        }
         let n = SAMPLE.min(t.data.len());
         hash.update(format!("{}\0{}\0{:?}\0", info.name, t.dtype, info.shape).as_bytes());
         hash.update(&t.data[..n]).update(&t.data[t.data.len() - n..]);

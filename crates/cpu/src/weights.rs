@@ -130,8 +130,8 @@ pub(crate) fn prepare(
     let uses = uses(plan);
     let mut kept = HashMap::new();
     if let Some(store) = store {
-        let is_matrix = |(info, u): (&'_ _, &Use)| (*u == Use::Matrix).then_some(info);
-        let matrices: Vec<&ParamInfo> = plan.params().iter().zip(&uses).filter_map(is_matrix).collect();
+        let used = plan.params().iter().zip(&uses);
+        let matrices: Vec<&ParamInfo> = used.filter(|(_, u)| **u == Use::Matrix).map(|(info, _)| info).collect();
         kept = store.matrices(source, &matrices, pool, &|info| pack(info, source, pool))?;
     }
     let one = |(info, u): (&ParamInfo, Use)| match kept.remove(&info.name) {

@@ -75,6 +75,17 @@ fn a_damaged_file_is_written_anew() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_made_is_done_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = model(folder.path(), 1.0);
+    let plan = record(&source, forward).unwrap();
+    let taken = folder.path().join("a-file");
+    fs::write(&taken, "").unwrap();
+    let store = Store { folder: taken.join("prepared"), limit: 1 << 20, least: 0 };
+    assert_eq!(logits(&plan, &source, Some(store)), logits(&plan, &source, None));
+}
+
+#[test]
 fn another_model_is_another_file_and_old_ones_make_room() {
     let [first, second, third] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let (one, two) = (model(first.path(), 1.0), model(second.path(), 2.0));

@@ -1,6 +1,6 @@
 //! Where a model comes from, and what is read of it before its weights are prepared.
 
-use allod_cpu::{Cpu, KvType, Options, Pool};
+use allod_cpu::{Cpu, KvType, Options, Pool, Store};
 use allod_engine::engine::{Handle, pages_in};
 use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, WeightSource};
@@ -246,6 +246,7 @@ fn size(model: &Model, sizing: &Sizing, context: usize, purpose: Purpose) -> (Op
         context,
         pages: Some(pages),
         cache_type: Some(cache_type),
+        store: Store::of_user(),
         ..Options::default()
     };
     let limits = RowLimits { tokens: rows, outputs, sequences };
