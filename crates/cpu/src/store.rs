@@ -106,7 +106,7 @@ impl Store {
             Ok(()) => Ok(open(&path, matrices, pool).unwrap_or_default()),
             Err(WriteError::Prepare(e)) => Err(e),
             // A full or read-only disk is no reason not to run.
-            Err(WriteError::Io(_)) => Ok(HashMap::new()),
+            Err(WriteError::Io) => Ok(HashMap::new()),
         }
     }
 
@@ -117,7 +117,7 @@ impl Store {
         let temporary = path.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
         let written = write_to(&temporary, matrices, pack).and_then(|()| Ok(fs::rename(&temporary, path)?));
         if written.is_err() {
-            // What remains to be said is why it could not be written.
+            // Where it cannot be removed either, it goes when it is old.
             let _ = fs::remove_file(&temporary);
         }
         written
@@ -151,13 +151,13 @@ impl Store {
 }
 
 enum WriteError {
-    Io(io::Error),
+    Io,
     Prepare(PrepareError),
 }
 
 impl From<io::Error> for WriteError {
-    fn from(e: io::Error) -> WriteError {
-        WriteError::Io(e)
+    fn from(_: io::Error) -> WriteError {
+        WriteError::Io
     }
 }
 

@@ -17,6 +17,7 @@ fn cpu(c: &Case, isa: Isa, threads: usize, sequences: usize, rows: usize) -> Cpu
         pages: Some(sequences * LENGTH.div_ceil(allod_plan::PAGE)),
         cache_type: Some(KvType::F32),
         taps: vec![],
+        store: None,
     };
     Cpu::new(&c.plan, &c.source, Arc::new(Pool::new(threads)), &options).unwrap_or_else(|e| panic!("{}: {e}", c.name))
 }
