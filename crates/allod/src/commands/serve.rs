@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::io::{Write, stdout};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -170,7 +170,7 @@ fn catalog(args: &ServeArgs) -> Result<Catalog> {
             _ => (Catalog::name_of(model.as_ref()), model.as_str()),
         };
         let path = PathBuf::from(path);
-        if path == PathBuf::from(DEFAULT) {
+        if path == Path::new(DEFAULT) {
             add(name, Origin::Embedded("allod-stories.gguf", STORIES));
         } else if path.exists() {
             add(name, Origin::Path(path));

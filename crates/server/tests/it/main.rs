@@ -1,4 +1,5 @@
 //! A server on a port of this machine, spoken to over plain sockets.
+#![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod anthropic;
 mod client;
