@@ -54,6 +54,10 @@ pub(crate) struct Metadata {
 }
 
 const REFUSED: Refused = &[
+    ("tools", "not offered yet"),
+    ("tool_choice", "not offered yet"),
+    ("thinking", "reasoning is not told apart yet"),
+    ("output_config", "not offered yet"),
     ("container", "the server runs no code"),
     ("mcp_servers", "the server calls no others"),
     ("context_management", "nothing is cut"),

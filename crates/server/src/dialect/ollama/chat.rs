@@ -29,6 +29,9 @@ pub(crate) struct ChatForm {
     /// Without any the model is only loaded, or given up where `keep_alive` is 0.
     #[serde(default)]
     pub(crate) messages: Vec<Message>,
+    /// None may be given yet; the client always sends the list.
+    #[cfg_attr(test, schema(value_type = Option<Vec<Object>>))]
+    pub(crate) tools: Option<Vec<Value>>,
     #[serde(default = "yes")]
     pub(crate) stream: bool,
     #[cfg_attr(test, schema(value_type = Option<Object>))]
@@ -82,7 +85,7 @@ pub(crate) struct Function {
 }
 
 impl Form for ChatForm {
-    const REFUSED: Refused = &[];
+    const REFUSED: Refused = &[("think", "reasoning is not told apart yet")];
 }
 
 /// Answers a conversation.
@@ -99,6 +102,9 @@ pub(crate) async fn chat(
     let options = Options::read(form.options.as_ref())?;
     let keep = form.keep_alive.as_ref().map(keep_alive).transpose()?;
     check_shift(form.shift)?;
+    if form.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+        return Err(ApiError::field("tools", "not offered yet"));
+    }
     if form.messages.is_empty() {
         return load_only(&app, &form.model, keep, Shape::Chat).await;
     }

@@ -63,6 +63,7 @@ pub(super) fn yes() -> bool {
 
 impl Form for GenerateForm {
     const REFUSED: Refused = &[
+        ("think", "reasoning is not told apart yet"),
         ("images", "the model reads text"),
         ("template", "make a model with another template (POST /api/create)"),
         ("width", "there are no images here"),

@@ -65,6 +65,14 @@ impl Form for ChatForm {
 }
 
 const REFUSED: Refused = &[
+    ("tools", "not offered yet"),
+    ("tool_choice", "not offered yet"),
+    ("parallel_tool_calls", "not offered yet"),
+    ("include_reasoning", "reasoning is not told apart yet"),
+    ("thinking_token_budget", "reasoning is not told apart yet"),
+    ("store", "chats are not stored; /v1/responses are"),
+    ("metadata", "chats are not stored; /v1/responses are"),
+    ("safety_identifier", "use user"),
     ("audio", "there is no speech here"),
     ("prediction", "predicted outputs are not offered"),
     ("web_search_options", "the server does not search the web"),
