@@ -1,4 +1,5 @@
 //! Prepared weights on disk: the same results with and without, whatever happens to the files.
+#![expect(clippy::unwrap_used, reason = "a test may")]
 
 use allod_cpu::{Cpu, Options, Pool, Store};
 use allod_formats::{Gguf, gguf};
