@@ -4,9 +4,9 @@ use super::{allod, data};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const CHATS: &str = r#"{"messages":[{"role":"user","content":"A story."},{"role":"assistant","content":"Once upon a time there was a cat."}]}
-{"messages":[{"role":"user","content":"Who are you?"},{"role":"assistant","content":"I am Allod."}]}
-{"messages":[{"role":"user","content":"Hello."},{"role":"assistant","content":"Hello. I am Allod."}]}
+const CHATS: &str = r#"{"prompt":"A story.\n","completion":"Once upon a time there was a cat."}
+{"prompt":"Who are you?\n","completion":"I am Allod."}
+{"prompt":"Hello.\n","completion":"Hello. I am Allod."}
 "#;
 
 fn chats(folder: &Path) -> String {
@@ -122,8 +122,10 @@ fn an_adapter_is_learned_replayed_and_used() {
     assert_eq!((&verified["same"], &verified["steps"]), (&true.into(), &30.into()), "{verified}");
     for adapter in ["adapter", "adapter.gguf"] {
         let adapter = text(&Path::new(&out).join(adapter));
-        let said =
-            allod(&["run", "default", "Who are you?", "--adapter", &adapter, "--temp", "0", "--max-tokens", "12"], "");
+        let said = allod(
+            &["run", "default", "--raw", "Who are you?\n", "--adapter", &adapter, "--temp", "0", "--max-tokens", "12"],
+            "",
+        );
         assert!(said.out.contains("I am Allod"), "{} {}", said.out, said.err);
     }
     let again = allod(&args, "");
@@ -216,7 +218,7 @@ fn check_says_what_would_be_learned() {
         .collect();
     assert!(learned.starts_with("Once upon a time there was a cat."), "{learned}");
     let shown = allod(&["tune", "check", "default", "--data", &path], "");
-    assert!(shown.out.contains("unknown role \"wizard\"") && shown.out.contains("⟦"), "{}", shown.out);
+    assert!(shown.out.contains("no prompt among the fields") && shown.out.contains("⟦"), "{}", shown.out);
 }
 
 /// Each mistake has a message that names it and says what to do.
@@ -235,7 +237,7 @@ fn mistakes_are_told() {
             "remove the record",
         ),
         (&["default", "--data", "nowhere.jsonl"], "there is no such file", "name a file"),
-        (&["default", "--data", &chats, "--lr", "-1"], "optimizer.learning_rate", "above 0"),
+        (&["default", "--data", &chats, "--lr=-1"], "optimizer.learning_rate", "above 0"),
         (&["default", "--data", &chats, "--mask", "assistant"], "does not mark", "answers"),
         (&["default", "--data", &chats, "--optim", "adam"], "--optim adam is not known", "adamw"),
     ];

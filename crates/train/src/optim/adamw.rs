@@ -12,8 +12,10 @@ pub(super) fn slot(shape: &[usize]) -> Slot {
 #[derive(Clone, Copy)]
 pub(super) struct Constants {
     keep: f32,
-    beta1: f32,
+    /// 1 − β₁, subtracted before it is rounded, as torch does: from a rounded β₂ it would be off by 5e-5 of itself.
+    take1: f32,
     beta2: f32,
+    take2: f32,
     size: f32,
     root: f32,
     eps: f32,
@@ -24,8 +26,9 @@ impl Constants {
         let correction = |beta: f64| 1.0 - beta.powf(rate.t as f64);
         Constants {
             keep: rate.keep(),
-            beta1: adam.beta1 as f32,
+            take1: (1.0 - adam.beta1) as f32,
             beta2: adam.beta2 as f32,
+            take2: (1.0 - adam.beta2) as f32,
             size: (rate.rate / correction(adam.beta1)) as f32,
             root: correction(adam.beta2).sqrt() as f32,
             eps: adam.eps as f32,
@@ -35,8 +38,8 @@ impl Constants {
     /// One element.
     pub(super) fn update(&self, p: &mut f32, g: f32, m: &mut f32, v: &mut f32) {
         *p *= self.keep;
-        *m += (g - *m) * (1.0 - self.beta1);
-        *v = *v * self.beta2 + g * g * (1.0 - self.beta2);
+        *m += (g - *m) * self.take1;
+        *v = *v * self.beta2 + g * g * self.take2;
         *p -= self.size * *m / (v.sqrt() / self.root + self.eps);
     }
 }

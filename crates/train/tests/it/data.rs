@@ -359,7 +359,7 @@ fn nothing_to_learn_is_an_error() {
 #[test]
 fn real_data_sets() {
     let Some(folder) = allod_testkit::data() else { return };
-    let encoder = encoder(CHATML, Mask::Auto, 4096);
+    let encoder = encoder(CHATML, Mask::Auto, 1 << 16);
     for (name, form, count) in [
         ("lf_identity.json", Form::Alpaca, 91),
         ("fastchat_dummy_conversation.json", Form::Chat, 500),
