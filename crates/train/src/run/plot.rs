@@ -8,7 +8,7 @@ pub type Curve = Vec<(f64, f64)>;
 fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let finite = values.filter(|v| v.is_finite());
     let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-    (low <= high).then(|| if high - low < 1e-12 { (low - 0.5, high + 0.5) } else { (low, high) })
+    (low <= high).then_some(if high - low < 1e-12 { (low - 0.5, high + 0.5) } else { (low, high) })
 }
 
 /// The curve in `width × height` characters, with its least and greatest value at the left.

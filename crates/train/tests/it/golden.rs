@@ -45,7 +45,7 @@ fn dpo_is_trls() {
     let g = &golden()["dpo"];
     let (logps, reference): (Rows, Rows) =
         (by_pairs(&get::<Rows>(&g["logps"])), by_pairs(&get::<Rows>(&g["reference"])));
-    let all = vec![true; 16];
+    let all = [true; 16];
     let side = |i: usize| scored(&logps[i], &reference[i], &all[..logps[i].len()]);
     let samples: Vec<Sample<'_>> =
         (0..logps.len() / 2).map(|i| Sample::Pair(side(2 * i), side(2 * i + 1), None)).collect();
@@ -82,7 +82,7 @@ fn orpo_is_trls() {
 fn cpo_and_simpo_are_trls() {
     let g = &golden()["cpo"];
     let logps: Rows = by_pairs(&get::<Rows>(&g["logps"]));
-    let all = vec![true; 16];
+    let all = [true; 16];
     let side = |i: usize| scored(&logps[i], &[], &all[..logps[i].len()]);
     let samples: Vec<Sample<'_>> =
         (0..logps.len() / 2).map(|i| Sample::Pair(side(2 * i), side(2 * i + 1), None)).collect();
@@ -110,7 +110,7 @@ fn kto_is_trls() {
     let (logps, reference, other): (Rows, Rows, Rows) =
         (get(&g["logps"]), get(&g["reference"]), get(&g["companion_reference"]));
     let labels: Vec<bool> = get(&g["labels"]);
-    let all = vec![true; 16];
+    let all = [true; 16];
     for case in g["cases"].as_array().unwrap() {
         let companions: Rows = get(&case["companions"]);
         let side = |i: usize| scored(&logps[i], &reference[i], &all[..logps[i].len()]);

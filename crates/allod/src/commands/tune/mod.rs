@@ -52,7 +52,7 @@ pub(crate) struct TuneArgs {
 
 #[derive(Subcommand)]
 enum TuneCommand {
-    Check(check::CheckArgs),
+    Check(Box<check::CheckArgs>),
     Verify(VerifyArgs),
 }
 
