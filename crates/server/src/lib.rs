@@ -1,7 +1,7 @@
 //! Models over HTTP: the dialects of OpenAI, Anthropic and Ollama on one address.
 //!
-//! A request enters through [`router`](router::router), is read by its dialect into a [`generate::Job`], and leaves as
-//! that job's outputs in the dialect's words. Models are loaded when they are asked for ([`models`]); each has an
+//! A request enters through `router`, is read by its dialect into a `generate::Job`, and leaves as
+//! that job's outputs in the dialect's words. Models are loaded when they are asked for (`models`); each has an
 //! engine on a thread of its own, and events come from there through channels that neither side waits in.
 //!
 //! ```no_run

@@ -57,7 +57,7 @@ pub(crate) struct ServeArgs {
     /// A name of this server that requests may be meant for, besides addresses and localhost; `*` is any
     #[arg(long, value_name = "NAME")]
     allowed_host: Vec<String>,
-    /// A page whose scripts may ask, besides those of this machine, such as https://app.example; `*` is any
+    /// A page whose scripts may ask, besides those of this machine, such as `https://app.example`; `*` is any
     #[arg(long, value_name = "ORIGIN")]
     allowed_origin: Vec<String>,
     /// Certificate chain for TLS, in PEM
