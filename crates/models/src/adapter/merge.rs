@@ -22,7 +22,7 @@ pub struct Merged {
 /// the steps of that type would be lost.
 ///
 /// # Errors
-/// [`Error::Lora`] when an adapter was made for another base model.
+/// [`AdapterError`] when an adapter was made for another base model.
 pub fn merged(base: Box<dyn WeightSource>, adapters: Vec<Lora>) -> Result<Merged, Error> {
     let mut merged = Merged { base, deltas: BTreeMap::new() };
     for (name, delta) in adapters.into_iter().flat_map(|adapter| adapter.deltas) {
