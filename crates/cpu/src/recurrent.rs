@@ -80,14 +80,7 @@ impl Cpu {
         let [q, k, v, beta, decay] = ins;
         let ranges = self.ranges([q, k, v, decay, beta, out]);
         let [q, k, v, decay, beta, y] = views(&mut self.arena, ranges)?;
-        let shape = delta::Delta {
-            v_heads: r.value_heads,
-            k_heads: r.key_heads,
-            k_dim: r.key_dim,
-            v_dim: r.value_dim,
-            scale: r.scale,
-            tiled: r.tiled,
-        };
+        let shape = delta_shape(r);
         let inputs = columns([q, k, v, decay, beta], widths);
         let states = &mut self.states[r.state.index()];
         delta::gated_delta(&self.pool, self.isa, &shape, inputs, &rows(step), states, y);
@@ -98,4 +91,16 @@ impl Cpu {
 fn columns<const N: usize>(values: [&mut [f32]; N], widths: [usize; N]) -> [Columns<'_>; N] {
     let mut widths = widths.into_iter();
     values.map(|v| Columns::all(v, widths.next().unwrap_or(0)))
+}
+
+/// A delta rule as the kernels know it.
+pub(crate) fn delta_shape(r: &DeltaRule) -> delta::Delta {
+    delta::Delta {
+        v_heads: r.value_heads,
+        k_heads: r.key_heads,
+        k_dim: r.key_dim,
+        v_dim: r.value_dim,
+        scale: r.scale,
+        tiled: r.tiled,
+    }
 }

@@ -3,8 +3,8 @@
 use crate::{Cpu, arena::views, weights::Prepared};
 use allod_kernels::{act, attention, elementwise, isa::Isa, linear, math, norm, pool::Pool, rope, rows::for_rows};
 use allod_plan::{
-    Act, Attend, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param, Pool as Pooling, Rope, RopeStyle, Step,
-    StepError, Value,
+    Act, Attend, CacheInfo, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param, Pool as Pooling, Rope,
+    RopeStyle, Step, StepError, Value,
 };
 use std::ops::Range;
 
@@ -236,24 +236,8 @@ impl Cpu {
             });
             cache.write_turned(&self.pool, self.isa, k, v, turn, &sequences);
         }
-        let (window, chunk, causal) = match a.mask {
-            Mask::Causal => (None, None, true),
-            Mask::Window(n) => (Some(n as u32), None, true),
-            Mask::Chunk(n) => (None, Some(n as u32), true),
-            Mask::Full => (None, None, false),
-            Mask::Local(n) => (Some(n as u32), None, false),
-        };
-        let params = attention::AttendParams {
-            heads: a.heads,
-            scale: a.scale,
-            softcap: a.softcap,
-            window,
-            chunk,
-            causal,
-            sinks: a.sinks.map(|p| self.weights[p.index()].vector()),
-            alibi: a.alibi.as_deref(),
-            v_prefix: info.value_in_key.then_some(info.value_dim),
-        };
+        let sinks = a.sinks.map(|p| self.weights[p.index()].vector());
+        let params = attend_params(a, &info, sinks);
         attention::attend(&self.pool, self.isa, &params, q, cache, &sequences, y);
         Ok(())
     }
@@ -305,6 +289,32 @@ pub(crate) fn matrix(weights: &[Prepared], p: Param) -> Option<&linear::Weights>
     match &weights[p.index()] {
         Prepared::Matrix(w) => Some(w),
         Prepared::Table(_) | Prepared::Vector(_) => None,
+    }
+}
+
+/// An attention as the kernels know it.
+pub(crate) fn attend_params<'a>(
+    a: &'a Attend,
+    info: &CacheInfo,
+    sinks: Option<&'a [f32]>,
+) -> attention::AttendParams<'a> {
+    let (window, chunk, causal) = match a.mask {
+        Mask::Causal => (None, None, true),
+        Mask::Window(n) => (Some(n as u32), None, true),
+        Mask::Chunk(n) => (None, Some(n as u32), true),
+        Mask::Full => (None, None, false),
+        Mask::Local(n) => (Some(n as u32), None, false),
+    };
+    attention::AttendParams {
+        heads: a.heads,
+        scale: a.scale,
+        softcap: a.softcap,
+        window,
+        chunk,
+        causal,
+        sinks,
+        alibi: a.alibi.as_deref(),
+        v_prefix: info.value_in_key.then_some(info.value_dim),
     }
 }
 

@@ -16,7 +16,7 @@
 //! let options = Options { context: 512, outputs, ..Options::default() };
 //! let mut cpu = Cpu::new(&model.plan, &*model.source, Arc::clone(&pool), &options)?;
 //!
-//! let tokens: Vec<u32> = todo!("ids of a text");
+//! let tokens: Vec<u32> = (0..4096).map(|i| i % 256).collect(); // in their place, the ids of a text
 //! let windows = Windows::halves(512, tokens.len(), None)?;
 //! let mut scorer = Scorer::new(&mut cpu, &pool);
 //! let found = perplexity(&mut scorer, &tokens, &windows, None, &mut |_| ControlFlow::Continue(()))?;

@@ -123,6 +123,8 @@ macro_rules! choose {
     };
 }
 
+pub(crate) use choose;
+
 twin! {
     /// `act(x)` of every element, in place.
     pub fn activate(act: Act, x: &mut [f32]) {

@@ -69,34 +69,20 @@ impl Arena {
         for v in keep.iter().chain(&plan.result) {
             last[v.index()] = usize::MAX;
         }
-        let mut offsets = vec![usize::MAX; plan.values.len()];
-        let mut live: Vec<(usize, usize, usize)> = Vec::new();
-        let mut len = 0;
+        let mut room = Room::new(plan.values.len());
         for (i, n) in plan.nodes.iter().enumerate() {
             let place = n.inputs.first().filter(|&&x| {
                 let dies = last[x.index()] == i && n.inputs.iter().filter(|&&y| y == x).count() == 1;
                 alone[i] && n.op.in_place() && dies && size(x) == size(n.outputs[0])
             });
-            if let Some(x) = place {
-                let (v, at) = (n.outputs[0], offsets[x.index()]);
-                offsets[v.index()] = at;
-                live.retain(|l| l.0 != at || l.1 == at);
-                live.push((at, at + size(v), last[v.index()]));
-                live.sort_unstable();
-                live.retain(|&(_, _, end)| end > i);
-                continue;
+            if let Some(&x) = place {
+                room.pass_on(x, n.outputs[0], size(x), last[n.outputs[0].index()]);
+            } else {
+                n.outputs.iter().for_each(|&v| room.take(v, size(v), last[v.index()]));
             }
-            for &v in &n.outputs {
-                let need = size(v);
-                let at = gap(&live, need);
-                offsets[v.index()] = at;
-                live.push((at, at + need, last[v.index()]));
-                live.sort_unstable();
-                len = len.max(at + need);
-            }
-            live.retain(|&(_, _, end)| end > i);
+            room.give_up(i);
         }
-        Arena { offsets, len }
+        room.arena
     }
 
     /// Places `values` values, of `size` elements each, that `steps` read and write in order. A value lives from the
@@ -106,21 +92,12 @@ impl Arena {
         for (i, (reads, writes)) in steps.iter().enumerate() {
             reads.iter().chain(writes).for_each(|v| last[v.index()] = i);
         }
-        let mut offsets = vec![usize::MAX; values];
-        let mut live: Vec<(usize, usize, usize)> = Vec::new();
-        let mut len = 0;
+        let mut room = Room::new(values);
         for (i, (_, writes)) in steps.iter().enumerate() {
-            for &v in writes {
-                let need = size(v).next_multiple_of(ALIGN);
-                let at = gap(&live, need);
-                offsets[v.index()] = at;
-                live.push((at, at + need, last[v.index()]));
-                live.sort_unstable();
-                len = len.max(at + need);
-            }
-            live.retain(|&(_, _, end)| end > i);
+            writes.iter().for_each(|&v| room.take(v, size(v).next_multiple_of(ALIGN), last[v.index()]));
+            room.give_up(i);
         }
-        Arena { offsets, len }
+        room.arena
     }
 
     /// Elements in all.
@@ -137,16 +114,48 @@ impl Arena {
     }
 }
 
-/// The first place between the live ranges, which are in order, for `need` elements.
-fn gap(live: &[(usize, usize, usize)], need: usize) -> usize {
-    let mut at = 0;
-    for &(start, end, _) in live {
-        if start >= at + need {
-            break;
-        }
-        at = at.max(end);
+/// An arena while its values are placed one after the other.
+struct Room {
+    arena: Arena,
+    /// Start, end and last use of what still lives, in order.
+    live: Vec<(usize, usize, usize)>,
+}
+
+impl Room {
+    fn new(values: usize) -> Room {
+        Room { arena: Arena { offsets: vec![usize::MAX; values], len: 0 }, live: Vec::new() }
     }
-    at
+
+    /// Gives `v` the first `need` elements that are free.
+    fn take(&mut self, v: Value, need: usize, last: usize) {
+        let mut at = 0;
+        for &(start, end, _) in &self.live {
+            if start >= at + need {
+                break;
+            }
+            at = at.max(end);
+        }
+        self.put(v, at, need, last);
+    }
+
+    /// Gives `v` the place of `from`, which nothing needs any more.
+    fn pass_on(&mut self, from: Value, v: Value, need: usize, last: usize) {
+        let at = self.arena.offset(from);
+        self.live.retain(|l| l.0 != at || l.1 == at);
+        self.put(v, at, need, last);
+    }
+
+    fn put(&mut self, v: Value, at: usize, need: usize, last: usize) {
+        self.arena.offsets[v.index()] = at;
+        self.arena.len = self.arena.len.max(at + need);
+        self.live.push((at, at + need, last));
+        self.live.sort_unstable();
+    }
+
+    /// Frees what is used at step `i` for the last time.
+    fn give_up(&mut self, i: usize) {
+        self.live.retain(|&(_, _, end)| end > i);
+    }
 }
 
 /// Bytes a model takes when run.

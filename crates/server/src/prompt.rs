@@ -100,8 +100,7 @@ pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
         variables,
         now: None,
     };
-    let guard = Guard::new(&lease.tokenizer);
-    guard.shield(&mut conversation);
+    lease.guard.shield(&mut conversation);
     let mut text = template.render(&conversation).map_err(refused)?.text;
     if talk.continue_final {
         let at = text.rfind(UNFINISHED).ok_or_else(|| {
@@ -109,7 +108,7 @@ pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
         })?;
         text.truncate(at);
     }
-    let ids = guard.encode(&lease.tokenizer, &text).map_err(|e| ApiError::field("messages", e))?;
+    let ids = lease.guard.encode(&lease.tokenizer, &text).map_err(|e| ApiError::field("messages", e))?;
     Ok(Rendered { text: Guard::plain(&text), ids })
 }
 

@@ -59,9 +59,14 @@ impl Frames {
         self.0.push('\n');
     }
 
-    /// Text as it is.
-    pub(crate) fn raw(&mut self, text: &str) {
-        self.0.push_str(text);
+    /// OpenAI's end of a stream.
+    pub(crate) fn done(&mut self) {
+        self.0.push_str("data: [DONE]\n\n");
+    }
+
+    /// A server-sent comment, which clients pass over: a sign of life.
+    pub(crate) fn comment(&mut self) {
+        self.0.push_str(": waiting\n\n");
     }
 
     fn json(&mut self, value: &impl Serialize) {

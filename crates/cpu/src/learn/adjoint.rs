@@ -1,9 +1,12 @@
 //! The adjoint of each operation: finds its values and hands them to a kernel.
 
 use super::{Learner, linear::apart};
-use crate::{arena::views, run::activation};
-use allod_kernels::{attention::AttendParams, elementwise, gradient, norm::Gate, rows::for_rows};
-use allod_plan::{Act, Adjoint, Attend, GateOrder, Mask, Norm, NormKind, Op, Param, Pool, Step, StepError, Value};
+use crate::{
+    arena::views,
+    run::{activation, attend_params},
+};
+use allod_kernels::{elementwise, gradient, norm::Gate, rows::for_rows};
+use allod_plan::{Act, Adjoint, Attend, GateOrder, Norm, NormKind, Op, Param, Pool, Step, StepError, Value};
 use std::ops::Range;
 
 impl Learner {
@@ -199,24 +202,7 @@ impl Learner {
 
     fn attention<'a>(&'a self, a: &'a Attend) -> gradient::Attention<'a> {
         let info = self.cpu.plan.caches()[a.cache.index()];
-        let (window, chunk, causal) = match a.mask {
-            Mask::Causal => (None, None, true),
-            Mask::Window(n) => (Some(n as u32), None, true),
-            Mask::Chunk(n) => (None, Some(n as u32), true),
-            Mask::Full => (None, None, false),
-            Mask::Local(n) => (Some(n as u32), None, false),
-        };
-        let params = AttendParams {
-            heads: a.heads,
-            scale: a.scale,
-            softcap: a.softcap,
-            window,
-            chunk,
-            causal,
-            sinks: a.sinks.map(|p| self.vector(p)),
-            alibi: a.alibi.as_deref(),
-            v_prefix: info.value_in_key.then_some(info.value_dim),
-        };
+        let params = attend_params(a, &info, a.sinks.map(|p| self.vector(p)));
         let (kv_heads, key_dim, value_dim) = (info.kv_heads, info.key_dim, info.value_dim);
         gradient::Attention { params, kv_heads, key_dim, value_dim }
     }

@@ -1,11 +1,8 @@
 //! Adjoints of convolutions and scans, over whole sequences that begin with empty states.
 
 use super::Learner;
-use crate::run::activation;
-use allod_kernels::{
-    delta,
-    gradient::{self, Scan, ScanGradients},
-};
+use crate::{recurrent::delta_shape, run::activation};
+use allod_kernels::gradient::{self, Scan, ScanGradients};
 use allod_plan::{Adjoint, Conv1d, DeltaRule, Param, SelectiveScan, StateSpaceDual, Step, StepError, Value};
 
 /// What Mamba's and Mamba-2's scans differ in.
@@ -150,14 +147,7 @@ impl Learner {
         dy: Value,
         step: &Step<'_>,
     ) -> Result<(), StepError> {
-        let shape = delta::Delta {
-            v_heads: r.value_heads,
-            k_heads: r.key_heads,
-            k_dim: r.key_dim,
-            v_dim: r.value_dim,
-            scale: r.scale,
-            tiled: r.tiled,
-        };
+        let shape = delta_shape(r);
         let sequences = self.sequences(step);
         let ins = &a.of.node.inputs;
         let mut grads = self.zeros(ins);

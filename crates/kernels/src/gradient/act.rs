@@ -1,13 +1,13 @@
 //! Adjoints of activations and gated units.
 
-use crate::act::Act;
-use crate::math::{erf, exp, sigmoid, tanh};
+use crate::act::{Act, choose};
+use crate::math::{self, erf, exp};
 use crate::twin::twin;
 
 /// Value and slope of each activation.
 #[inline(always)]
 fn silu(x: f32) -> (f32, f32) {
-    let s = sigmoid(x);
+    let s = math::sigmoid(x);
     (x * s, s * (1.0 + x * (1.0 - s)))
 }
 
@@ -21,14 +21,14 @@ fn gelu(x: f32) -> (f32, f32) {
 #[inline(always)]
 fn gelu_tanh(x: f32) -> (f32, f32) {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    let t = tanh(SQRT_2_OVER_PI * (0.044_715 * x * x).mul_add(x, x));
+    let t = math::tanh(SQRT_2_OVER_PI * (0.044_715 * x * x).mul_add(x, x));
     let slope = SQRT_2_OVER_PI * (3.0 * 0.044_715 * x).mul_add(x, 1.0);
     (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
 }
 
 #[inline(always)]
 fn quick_gelu(x: f32) -> (f32, f32) {
-    let s = sigmoid(1.702 * x);
+    let s = math::sigmoid(1.702 * x);
     (x * s, s * (1.0 + 1.702 * x * (1.0 - s)))
 }
 
@@ -44,19 +44,19 @@ fn relu2(x: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn sigmoid_slope(x: f32) -> (f32, f32) {
-    let s = sigmoid(x);
+fn sigmoid(x: f32) -> (f32, f32) {
+    let s = math::sigmoid(x);
     (s, s * (1.0 - s))
 }
 
 #[inline(always)]
 fn softplus(x: f32) -> (f32, f32) {
-    (crate::math::softplus(x), sigmoid(x))
+    (math::softplus(x), math::sigmoid(x))
 }
 
 #[inline(always)]
-fn tanh_slope(x: f32) -> (f32, f32) {
-    let t = tanh(x);
+fn tanh(x: f32) -> (f32, f32) {
+    let t = math::tanh(x);
     (t, 1.0 - t * t)
 }
 
@@ -68,7 +68,7 @@ fn identity(x: f32) -> (f32, f32) {
 #[inline(always)]
 fn xielu(x: f32, alpha_p: f32, alpha_n: f32, beta: f32, eps: f32) -> (f32, f32) {
     let m = if x < eps { x } else { eps };
-    let t = tanh(0.5 * m);
+    let t = math::tanh(0.5 * m);
     let expm1 = if m > -1.0 { 2.0 * t / (1.0 - t) } else { exp(m) - 1.0 };
     let inner = if x < eps { expm1 } else { -1.0 };
     if x > 0.0 {
@@ -76,32 +76,6 @@ fn xielu(x: f32, alpha_p: f32, alpha_n: f32, beta: f32, eps: f32) -> (f32, f32) 
     } else {
         ((expm1 - x).mul_add(alpha_n, beta * x), inner.mul_add(alpha_n, beta))
     }
-}
-
-/// Calls the loop `$go` with the chosen function, so that each is a loop of its own.
-macro_rules! choose {
-    ($act:expr, $go:ident) => {
-        match $act {
-            Act::Silu => $go!(silu),
-            Act::Gelu => $go!(gelu),
-            Act::GeluTanh => $go!(gelu_tanh),
-            Act::QuickGelu => $go!(quick_gelu),
-            Act::Relu => $go!(relu),
-            Act::Relu2 => $go!(relu2),
-            Act::Sigmoid => $go!(sigmoid_slope),
-            Act::Softplus => $go!(softplus),
-            Act::Tanh => $go!(tanh_slope),
-            Act::Identity => $go!(identity),
-            Act::Xielu { alpha_p, alpha_n, beta, eps } => {
-                macro_rules! bound {
-                    () => {
-                        |x| xielu(x, alpha_p, alpha_n, beta, eps)
-                    };
-                }
-                $go!((bound!()))
-            }
-        }
-    };
 }
 
 twin! {
@@ -150,7 +124,7 @@ twin! {
             let g = if free_g { *g } else { limit };
             let u = if *u > limit { limit } else { *u };
             let u = if u < -limit { -limit } else { u };
-            let s = sigmoid(alpha * g);
+            let s = math::sigmoid(alpha * g);
             let slope = s * (1.0 + alpha * g * (1.0 - s));
             *dg += if free_g { dy * (u + 1.0) * slope } else { 0.0 };
             *du += if free_u { dy * g * s } else { 0.0 };
@@ -159,10 +133,10 @@ twin! {
 }
 
 twin! {
-    /// Of `y = cap · tanh(x / cap)`, by its input.
+    /// Of `y = cap · math::tanh(x / cap)`, by its input.
     pub fn soft_cap(cap: f32, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-            let t = tanh(*x / cap);
+            let t = math::tanh(*x / cap);
             *dx += dy * (1.0 - t * t);
         }
     }

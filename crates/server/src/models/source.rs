@@ -9,7 +9,7 @@ use allod_plan::{PAGE, RowLimits};
 use allod_tensor::{Bytes, DType};
 use allod_text::grammar::Vocabulary;
 use allod_text::template::Templates;
-use allod_text::{Template, Tokenizer};
+use allod_text::{Guard, Template, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -291,6 +291,8 @@ fn info(model: &Model, architecture: String) -> Info {
 /// A model at work.
 pub(crate) struct Loaded {
     pub(crate) tokenizer: Tokenizer,
+    /// Keeps special tokens out of what people write.
+    pub(crate) guard: Guard,
     pub(crate) templates: Compiled,
     pub(crate) engine: Handle,
     /// What its file recommends.
@@ -333,6 +335,7 @@ impl Opened {
         let engine = Engine::new(Box::new(cpu), self.engine).spawn(BUFFER)?;
         Ok(Loaded {
             recommended: allod_models::recommended_sampling(self.model.source.metadata())?,
+            guard: Guard::new(&self.tokenizer),
             tokenizer: self.tokenizer,
             templates: self.templates,
             engine,

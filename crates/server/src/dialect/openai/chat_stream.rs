@@ -137,15 +137,15 @@ impl Writer for ChatStream {
             chunk["usage"] = json!(self.usage);
             out.data(&chunk);
         }
-        out.raw("data: [DONE]\n\n");
+        out.done();
     }
 
     fn failed(&mut self, error: &ApiError, out: &mut Frames) {
         out.data(&error.body(Dialect::OpenAi));
-        out.raw("data: [DONE]\n\n");
+        out.done();
     }
 
     fn quiet(&mut self, out: &mut Frames) {
-        out.raw(": waiting\n\n");
+        out.comment();
     }
 }

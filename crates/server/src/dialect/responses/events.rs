@@ -90,6 +90,6 @@ impl Writer for Events {
     }
 
     fn quiet(&mut self, out: &mut Frames) {
-        out.raw(": waiting\n\n");
+        out.comment();
     }
 }
