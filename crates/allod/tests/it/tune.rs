@@ -248,6 +248,24 @@ fn mistakes_are_told() {
     }
 }
 
+/// Rounding rows to eight bits moves the loss of a quantized base, and only a little.
+#[test]
+fn a_base_is_multiplied_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (chats, quantized) = (chats(folder.path()), text(&folder.path().join("q8.gguf")));
+    let made = allod(&["quantize", "default", "--to", "Q8_0", "-o", &quantized], "");
+    assert_eq!(made.code, 0, "{}", made.err);
+    let loss = |base: &str, name: &str, flags: &[&str]| {
+        let out = text(&folder.path().join(name));
+        let args = ["tune", base, "--data", &chats, "-o", &out, "--steps", "1", "--batch", "3"];
+        let done = allod(&[&args, flags].concat(), "");
+        assert_eq!(done.code, 0, "{}", done.err);
+        number(&lines(&Path::new(&out).join("metrics.jsonl"))[0], "loss")
+    };
+    let (exact, served) = (loss(&quantized, "exact", &[]), loss(&quantized, "served", &["--served"]));
+    assert!(exact != served && (exact - served).abs() < 0.02 * exact, "{exact} {served}");
+}
+
 #[test]
 fn a_model_is_made_from_text() {
     let folder = tempfile::tempdir().unwrap();

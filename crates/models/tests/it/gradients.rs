@@ -14,7 +14,7 @@ use std::{ops::Range, sync::Arc};
 const TOLERANCE: f64 = 2e-5;
 /// Gradients shorter than this, relative to the model's longest, are compared as if they were as long: a key's bias
 /// moves all scores of a row alike, so that its derivative is 0 but for rounding.
-const SHORT: f64 = 1e-2;
+const SHORT: f64 = 1e-3;
 
 /// Loss and gradients as the script defines them.
 fn learn(g: &Golden, recompute: bool) -> (f64, Learner) {

@@ -210,8 +210,9 @@ pub struct RunConfig {
     pub patience: usize,
     /// What counts as an improvement of the evaluation loss.
     pub threshold: f64,
-    /// Compute with dequantized weights instead of the serving kernels, where the base is quantized.
-    pub dequantize: bool,
+    /// Multiply forwards with the kernels that serve, where the base is quantized, instead of with the numbers its
+    /// weights stand for: faster, with rows rounded to eight bits.
+    pub served: bool,
     /// Compute each layer again in the backward pass instead of keeping what it needs: less memory, a third more time.
     pub recompute: bool,
 }
@@ -232,7 +233,7 @@ impl Default for RunConfig {
             keep: 2,
             patience: 0,
             threshold: 0.0,
-            dequantize: false,
+            served: false,
             recompute: false,
         }
     }

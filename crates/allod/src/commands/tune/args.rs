@@ -151,6 +151,9 @@ pub(crate) struct Settings {
     /// Keep less for the backward pass and compute it again: less memory, more time
     #[arg(long)]
     recompute: bool,
+    /// Multiply forwards with the kernels that serve, where the base is quantized: faster, rows rounded to eight bits
+    #[arg(long)]
+    served: bool,
 }
 
 impl Settings {
@@ -325,6 +328,7 @@ impl Settings {
         set(&mut run.save_every, &self.save_every);
         set(&mut run.patience, &self.patience);
         run.recompute |= self.recompute;
+        run.served |= self.served;
     }
 }
 

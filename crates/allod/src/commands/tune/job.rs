@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::load;
 use crate::printer::Progress;
-use allod_cpu::{LearnOptions, Learner, Pool};
+use allod_cpu::{LearnOptions, Learner, Pool, Products};
 use allod_formats::WeightSource;
 use allod_models::{Model, Output};
 use allod_plan::{RowLimits, Trainable};
@@ -144,8 +144,9 @@ impl Job {
     pub(crate) fn learner(&self) -> Result<Learner> {
         let config = &self.config;
         let tune = targets::tune(&self.model.plan, &config.train, &config.objective, config.run.seed)?;
-        let options =
-            LearnOptions { limits: self.limits(), recompute: config.run.recompute, ..LearnOptions::default() };
+        let products = if config.run.served { Products::Served } else { Products::Exact };
+        let recompute = config.run.recompute;
+        let options = LearnOptions { limits: self.limits(), products, recompute, ..LearnOptions::default() };
         let mut progress = Progress::default();
         progress.show("preparing the model …");
         let plan = &self.model.plan;
