@@ -73,11 +73,17 @@ fn a_client_that_goes_ends_its_request_and_no_other() {
     let whole = json!({ "prompt": "Once", "seed": 1, "max_tokens": 30, "ignore_eos": true });
     let expected = served.post("/v1/completions", &whole).json()["choices"][0]["text"].clone();
     let mut stream = served.connect();
-    let form = json!({ "prompt": "Once", "max_tokens": 480, "ignore_eos": true, "stream": true, "n": 4 }).to_string();
+    // Far more than sockets hold, so that it cannot be complete before the client goes.
+    let form = json!({ "prompt": "Once", "max_tokens": 480, "ignore_eos": true, "stream": true, "n": 64 }).to_string();
     write!(stream, "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{form}", form.len())
         .unwrap();
-    let mut first = [0; 512];
-    assert!(stream.read(&mut first).unwrap() > 0);
+    // The head comes before the engine has begun; a token shows that it has.
+    let (mut seen, mut piece) = (Vec::<u8>::new(), [0; 512]);
+    while !seen.windows(6).any(|w| w == b"data: ") {
+        let n = stream.read(&mut piece).unwrap();
+        assert!(n > 0);
+        seen.extend(&piece[..n]);
+    }
     assert!(served.metric("vllm:num_requests_running") > 0.0);
     drop(stream);
     let gone = Instant::now();
