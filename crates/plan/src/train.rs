@@ -47,6 +47,9 @@ pub struct Scores<'a> {
     pub correct: &'a [bool],
     /// For each of them, the entropy of the row's distribution in nats. Empty with a value head.
     pub entropies: &'a [f32],
+    /// For each of them, the logarithm of the sum of squared probabilities of the row's distribution. Empty with a value
+    /// head.
+    pub collisions: &'a [f32],
 }
 
 /// A model being trained. Everything is in f32; the same inputs give the same bytes for any number of threads.

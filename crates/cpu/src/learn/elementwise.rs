@@ -105,7 +105,7 @@ impl Learner {
             _ => {
                 for (dx, at) in dx.iter_mut().zip(r) {
                     let part = at * group..(at + 1) * group;
-                    *dx += dy[part.clone()].iter().zip(&other[part]).fold(0.0, |s, (a, b)| a.mul_add(*b, s));
+                    *dx += dy[part.clone()].iter().zip(&other[part]).fold(0.0, |s, (a, b)| s + a * b);
                 }
             }
         });

@@ -23,11 +23,12 @@ impl Learner {
                     results.values = results.scores.iter().map(|s| s.log_prob).collect();
                     results.correct = results.scores.iter().zip(targets).map(|(s, t)| s.best == *t).collect();
                     results.entropies = results.scores.iter().map(|s| s.entropy).collect();
+                    results.collisions = results.scores.iter().map(|s| s.collision).collect();
                 }
                 End::Hidden { hidden, .. } => {
                     let Some(w) = l.value_head.map(|i| &l.tensors[i].data) else { return Ok(()) };
                     let rows = arena[l.range(*hidden)].chunks_exact(w.len());
-                    results.values = rows.map(|h| h.iter().zip(w).fold(0f32, |s, (h, w)| h.mul_add(*w, s))).collect();
+                    results.values = rows.map(|h| h.iter().zip(w).map(|(h, w)| h * w).sum()).collect();
                 }
             }
             Ok(())
@@ -80,7 +81,7 @@ impl Learner {
                 let rows = d.chunks_exact_mut(t.data.len()).zip(rest.get(&hidden).chunks_exact(t.data.len()));
                 for ((d, h), dv) in rows.zip(d_values) {
                     d.iter_mut().zip(&t.data).for_each(|(d, w)| *d = dv * w);
-                    t.gradient.iter_mut().zip(h).for_each(|(g, h)| *g = dv.mul_add(*h, *g));
+                    t.gradient.iter_mut().zip(h).for_each(|(g, h)| *g += dv * h);
                 }
             }
         }

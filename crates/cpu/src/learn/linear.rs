@@ -109,6 +109,15 @@ impl Learner {
         Some(out)
     }
 
+    /// What dropout does not reach of DoRA: PEFT computes `W x + (f − 1) W x' + f s B A x'`, x' being what dropout leaves
+    /// of x, which is `f (W + s B A) x' + W (x − x')`. This is the latter.
+    fn left_out(&self, desk: &Desk<'_>, p: &Projection<'_>, x: &[f32], dropped: &[f32], rows: usize) -> Vec<f32> {
+        let rest: Vec<f32> = x.iter().zip(dropped).map(|(x, d)| x - d).collect();
+        let mut y = vec![0.0; rows * p.w.rows()];
+        desk.up(&Projection { bias: None, low: None, ..*p }, &rest, rows, &[], &mut y);
+        y
+    }
+
     /// Drops elements, and scales the others up.
     fn mask(&self, p: Param, low: &Low, x: &mut [f32], width: usize) {
         let seed = mix(self.batch.seed ^ mix(p.index() as u64 + 1));
@@ -133,11 +142,11 @@ impl Learner {
         self.at_desk(|l, arena, desk| {
             for ((part, &out), kept) in parts.iter().zip(outs).zip(kept) {
                 let p = l.projection(part, 0)?;
-                let mut xs = 0..0;
+                let (mut xs, mut dropped) = (0..0, None);
                 if let (Some(low), Some(v), Some(adapter)) = (&p.low, kept, l.low(part.weight)) {
                     xs = l.range(*v);
                     let (xs, rest) = apart(arena, &xs);
-                    let dropped = l.dropped(part.weight, &adapter, rest.get(&x), width);
+                    dropped = l.dropped(part.weight, &adapter, rest.get(&x), width);
                     desk.down(low, dropped.as_deref().unwrap_or(rest.get(&x)), rows, xs);
                 }
                 if only_kept {
@@ -146,9 +155,10 @@ impl Learner {
                 let (y, rest) = apart(arena, &l.range(out));
                 let factors = l.low(part.weight).map_or_else(Vec::new, |low| l.dora(&p, &low));
                 let bare = Projection { bias: p.bias.filter(|_| factors.is_empty()), ..p };
+                let input = dropped.as_deref().filter(|_| !factors.is_empty()).unwrap_or(rest.get(&x));
                 match l.held[part.weight.index()].packed() {
-                    Some(w) => desk.served(w, &bare, rest.get(&x), rows, rest.get(&xs), y),
-                    None => desk.up(&bare, rest.get(&x), rows, rest.get(&xs), y),
+                    Some(w) => desk.served(w, &bare, input, rows, rest.get(&xs), y),
+                    None => desk.up(&bare, input, rows, rest.get(&xs), y),
                 }
                 if !factors.is_empty() {
                     let (isa, n) = (l.cpu.isa, factors.len());
@@ -156,6 +166,9 @@ impl Learner {
                         elementwise::mul_rows(isa, y, &factors);
                         p.bias.iter().for_each(|b| elementwise::add_bias(isa, y, b));
                     });
+                    if let Some(dropped) = &dropped {
+                        elementwise::add(isa, y, &l.left_out(desk, &p, rest.get(&x), dropped, rows));
+                    }
                 }
             }
             Ok(())
@@ -184,22 +197,27 @@ impl Learner {
                 };
                 // What is not trained reads no input, which may be gone.
                 let input = if through { rest.get(&x) } else { &[] };
-                let mut dy_slice = rest.get(&dy);
+                let dropped = match &low {
+                    Some(low) => l.dropped(part.weight, low, input, width),
+                    None => None,
+                };
+                let whole = rest.get(&dy);
+                let mut dy_slice = whole;
                 let scaled;
                 if let Some(low) = dora {
-                    let y = rest.get(&l.range(n.outputs[i]));
+                    let mut y = std::borrow::Cow::Borrowed(rest.get(&l.range(n.outputs[i])));
+                    if let Some(dropped) = &dropped {
+                        let left = l.left_out(desk, &p, input, dropped, rows);
+                        y.to_mut().iter_mut().zip(left).for_each(|(y, l)| *y -= l);
+                    }
                     if let Some(db) = grads[1].take() {
                         let mut db = db;
                         columns(desk.pool, dy_slice, out, &mut db);
                         grads[1] = Some(db);
                     }
-                    scaled = l.dora_adjoint(&p, &low, y, dy_slice, grads[4].as_deref_mut());
+                    scaled = l.dora_adjoint(&p, &low, &y, dy_slice, grads[4].as_deref_mut());
                     dy_slice = &scaled;
                 }
-                let dropped = match &low {
-                    Some(low) => l.dropped(part.weight, low, input, width),
-                    None => None,
-                };
                 let [gw, gb, ga, gl, _] = &mut grads;
                 let g = Gradients {
                     w: gw.as_deref_mut(),
@@ -209,16 +227,21 @@ impl Learner {
                 };
                 let xs = rest.get(&xs);
                 match (&dropped, dx, low) {
-                    (Some(dropped), mut dx, Some(low)) => {
-                        let d = desk.adjoint(&p, (dropped, xs, dy_slice), rows, dx.as_deref_mut(), true, g);
+                    (Some(dropped), dx, Some(low)) => {
+                        let d = desk.adjoint(&p, (dropped, xs, dy_slice), rows, None, g);
                         if let (Some(dx), Some(lr)) = (dx, &p.low) {
                             let mut back = vec![0.0; rows * width];
                             desk.back(lr, &d, rows, &mut back);
+                            if dora.is_some() {
+                                let change: Vec<f32> = dy_slice.iter().zip(whole).map(|(f, w)| f - w).collect();
+                                desk.through(p.w, &change, rows, &mut back);
+                            }
                             l.mask(part.weight, &low, &mut back, width);
+                            desk.through(p.w, whole, rows, dx);
                             elementwise::add(l.cpu.isa, dx, &back);
                         }
                     }
-                    (_, dx, _) => drop(desk.adjoint(&p, (input, xs, dy_slice), rows, dx, false, g)),
+                    (_, dx, _) => drop(desk.adjoint(&p, (input, xs, dy_slice), rows, dx, g)),
                 }
                 l.put_gradients(part, grads);
             }
@@ -308,7 +331,7 @@ impl Learner {
                     };
                     let (x, dy) = (cut(&x, win, k), cut(&dy, wout, m));
                     let g = Gradients { w: Some(&mut dw[h * m * k..(h + 1) * m * k]), ..Gradients::default() };
-                    desk.adjoint(&Projection { w, bias: None, low: None }, (&x, &[], &dy), rows, None, false, g);
+                    desk.adjoint(&Projection { w, bias: None, low: None }, (&x, &[], &dy), rows, None, g);
                 }
             }
             Ok::<_, StepError>(())

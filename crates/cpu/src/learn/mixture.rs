@@ -220,7 +220,7 @@ impl Learner {
                 (Some(low), Some(kept)) => gather(&arena[kept], low.rank, list.iter().copied()),
                 _ => vec![],
             };
-            desk.adjoint(&p, (x, &xs, dy), list.len(), Some(dx), false, part(&mut grads, expert, experts));
+            desk.adjoint(&p, (x, &xs, dy), list.len(), Some(dx), part(&mut grads, expert, experts));
             Ok::<_, StepError>(())
         })?;
         self.put_gradients(p, grads);
@@ -278,6 +278,12 @@ fn route_row(r: &Route, logits: &[f32], ids: &[usize], dw: &[f32], d: &mut [f32]
     }
 }
 
+/// Eight running sums, added in order. Not fused: that is a call where the instruction set is not known when compiling.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).fold(0.0, |s, (a, b)| a.mul_add(*b, s))
+    let mut sums = [0.0f32; 8];
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a * b);
+    }
+    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
 }

@@ -121,6 +121,7 @@ struct Results {
     values: Vec<f32>,
     correct: Vec<bool>,
     entropies: Vec<f32>,
+    collisions: Vec<f32>,
 }
 
 impl Learner {
@@ -352,7 +353,7 @@ impl Trainable for Learner {
         }
         self.batch.ready = pass == Pass::Train;
         let r = &self.results;
-        Ok(Scores { values: &r.values, correct: &r.correct, entropies: &r.entropies })
+        Ok(Scores { values: &r.values, correct: &r.correct, entropies: &r.entropies, collisions: &r.collisions })
     }
 
     fn backward(&mut self, d_values: &[f32]) -> Result<(), StepError> {

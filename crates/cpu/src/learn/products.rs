@@ -100,14 +100,13 @@ impl Desk<'_> {
     }
 
     /// The adjoint of both: `dy` is the derivative by y, `xs` what [`Desk::down`] gave. Returns the derivative by
-    /// `x Aᵀ`, should the caller add it to `dx` in a way of its own; else it is part of what `dx` receives.
+    /// `x Aᵀ`, for a caller that gives no `dx` and adds to it in a way of its own.
     pub(super) fn adjoint(
         &mut self,
         p: &Projection<'_>,
         (x, xs, dy): (&[f32], &[f32], &[f32]),
         rows: usize,
         dx: Option<&mut [f32]>,
-        apart: bool,
         g: Gradients<'_>,
     ) -> Vec<f32> {
         let (pool, isa, width, out) = (self.pool, self.isa, p.w.cols(), p.w.rows());
@@ -138,13 +137,20 @@ impl Desk<'_> {
         if let Some(dx) = dx {
             let w = ByColumns(p.w);
             let mut terms = vec![Term { a: dy, stride: out, k: out, b: &w }];
-            let a = p.low.as_ref().filter(|_| !apart).map(|l| (ByColumns(l.a()), l.rank));
+            let a = p.low.as_ref().map(|l| (ByColumns(l.a()), l.rank));
             if let Some((a, rank)) = &a {
                 terms.push(Term { a: &d_down, stride: *rank, k: *rank, b: a });
             }
             product(pool, isa, &terms, Start::Held, (dx, width), (rows, width));
         }
         d_down
+    }
+
+    /// `out += dy · W`, what the input of a matrix gets.
+    pub(super) fn through(&self, w: Matrix<'_>, dy: &[f32], rows: usize, out: &mut [f32]) {
+        let (width, k) = (w.cols(), w.rows());
+        let term = Term { a: dy, stride: k, k, b: &ByColumns(w) };
+        product(self.pool, self.isa, &[term], Start::Held, (out, width), (rows, width));
     }
 
     /// `out += d · A`, what an adapter's input gets.

@@ -50,7 +50,7 @@ impl Learner {
                     let mut pre = c.bias.map_or_else(|| vec![0.0; width], |b| self.vector(b).to_vec());
                     for u in first..=t {
                         let weights = &w[row(tap(u))];
-                        pre.iter_mut().zip(weights).zip(&x[row(u)]).for_each(|((p, w), x)| *p = w.mul_add(*x, *p));
+                        pre.iter_mut().zip(weights).zip(&x[row(u)]).for_each(|((p, w), x)| *p += w * x);
                     }
                     let mut through = vec![0.0; width];
                     gradient::act(isa, activation(activated), &pre, &d, &mut through);
@@ -58,11 +58,11 @@ impl Learner {
                 }
                 for u in first..=t {
                     let weights = &w[row(tap(u))];
-                    dx[row(u)].iter_mut().zip(weights).zip(&d).for_each(|((dx, w), d)| *dx = w.mul_add(*d, *dx));
+                    dx[row(u)].iter_mut().zip(weights).zip(&d).for_each(|((dx, w), d)| *dx += w * d);
                     if let Some(dw) = &mut dw {
                         // The file's order: a channel's taps together.
                         let grads = dw.chunks_exact_mut(taps);
-                        grads.zip(&d).zip(&x[row(u)]).for_each(|((g, d), x)| g[tap(u)] = d.mul_add(*x, g[tap(u)]));
+                        grads.zip(&d).zip(&x[row(u)]).for_each(|((g, d), x)| g[tap(u)] += d * x);
                     }
                 }
                 if let Some(db) = &mut db {

@@ -46,6 +46,8 @@ pub struct Score {
     pub lse: f32,
     /// Entropy of the distribution, in nats.
     pub entropy: f32,
+    /// Logarithm of the sum of squared probabilities.
+    pub collision: f32,
     /// The most probable token, the first among equals.
     pub best: u32,
 }
@@ -93,10 +95,11 @@ struct Walk<'a> {
     head: &'a Head<'a>,
     rows: Vec<&'a [f32]>,
     targets: &'a [u32],
-    /// Running maximum, sum, sum of weighted logits, best token, logit of the target and slope of its cap.
+    /// Running maximum, sum, sum of weighted logits, sum of squares, best token, logit of the target and slope of its cap.
     max: Vec<f32>,
     total: Vec<f32>,
     weighted: Vec<f32>,
+    squares: Vec<f32>,
     best: Vec<(f32, u32)>,
     target: Vec<(f32, f32)>,
     /// `Σ p W` so far, `[panel][row]`; empty where it is not wanted.
@@ -178,21 +181,23 @@ fn cap_slope(x: f32, cap: Option<f32>) -> f32 {
 }
 
 twin! {
-    /// Weights `exp(x - max)`, times the cap's slope, in place; returns `Σ exp` and `Σ exp · x`.
-    fn weigh(x: &mut [f32], max: f32, cap: Option<f32>) -> (f32, f32) {
+    /// Weights `exp(x - max)`, times the cap's slope, in place; returns `Σ exp`, `Σ exp · x` and `Σ exp²`.
+    fn weigh(x: &mut [f32], max: f32, cap: Option<f32>) -> (f32, f32, f32) {
         let (mut sums, mut products) = ([0f32; lanes::LANES], [0f32; lanes::LANES]);
+        let mut squares = [0f32; lanes::LANES];
         let mut go = |x: &mut [f32]| {
             for (j, v) in x.iter_mut().enumerate() {
                 let e = exp(*v - max);
                 sums[j] += e;
                 products[j] = e.mul_add(*v, products[j]);
+                squares[j] = e.mul_add(e, squares[j]);
                 *v = e * cap_slope(*v, cap);
             }
         };
         let (blocks, tail) = x.as_chunks_mut::<{ lanes::LANES }>();
         blocks.iter_mut().for_each(|b| go(b));
         go(tail);
-        (lanes::tree(sums), lanes::tree(products))
+        (lanes::tree(sums), lanes::tree(products), lanes::tree(squares))
     }
 }
 
@@ -207,6 +212,7 @@ impl<'a> Walk<'a> {
             max: vec![f32::NEG_INFINITY; n],
             total: vec![0.0; n],
             weighted: vec![0.0; n],
+            squares: vec![0.0; n],
             best: vec![(f32::NEG_INFINITY, 0); n],
             target: vec![(0.0, 1.0); n],
             mean: vec![Sums::default(); if wanted { width.div_ceil(PANEL) * n } else { 0 }],
@@ -235,11 +241,13 @@ impl<'a> Walk<'a> {
                 let factor = if self.max[t] == f32::NEG_INFINITY { 0.0 } else { exp(self.max[t] - top) };
                 self.total[t] *= factor;
                 self.weighted[t] *= factor;
+                self.squares[t] *= factor * factor;
                 self.mean.iter_mut().skip(t).step_by(n).for_each(|s| s.iter_mut().for_each(|v| *v *= factor));
                 self.max[t] = top;
             }
-            let (sum, weighted) = weigh(self.isa, x, self.max[t], cap);
+            let (sum, weighted, squares) = weigh(self.isa, x, self.max[t], cap);
             self.total[t] += sum;
+            self.squares[t] += squares;
             self.weighted[t] += weighted;
         }
         if !self.mean.is_empty() {
@@ -255,7 +263,8 @@ impl<'a> Walk<'a> {
         for (t, s) in scores.iter_mut().enumerate() {
             let lse = self.max[t] + ln(self.total[t]);
             let entropy = lse - self.weighted[t] / self.total[t];
-            *s = Score { log_prob: self.target[t].0 - lse, lse, entropy, best: self.best[t].1 };
+            let collision = ln(self.squares[t]) - 2.0 * ln(self.total[t]);
+            *s = Score { log_prob: self.target[t].0 - lse, lse, entropy, collision, best: self.best[t].1 };
         }
         self.tile.row.resize(width, 0.0);
         for (t, d) in directions.chunks_exact_mut(width).enumerate() {

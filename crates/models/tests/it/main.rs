@@ -13,3 +13,4 @@ mod legacy;
 mod malformed;
 mod parity;
 mod registry;
+mod tuning;

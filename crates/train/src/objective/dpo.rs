@@ -83,6 +83,8 @@ pub struct Dpo {
     pub ld_alpha: Option<f64>,
     /// τ of `discopop`.
     pub discopop_tau: f64,
+    /// Weigh each pair by how likely the model itself is to write both answers (WPO, Zhou et al. 2024).
+    pub use_weighting: bool,
 }
 
 impl Default for Dpo {
@@ -94,6 +96,7 @@ impl Default for Dpo {
             divergence: Divergence::ReverseKl,
             ld_alpha: None,
             discopop_tau: 0.05,
+            use_weighting: false,
         }
     }
 }
@@ -134,6 +137,11 @@ impl Dpo {
             for (sum, (l, c, r)) in slopes.iter_mut().zip(terms) {
                 *sum = (sum.0 + term.weight * l, sum.1 + term.weight * c, sum.2 + term.weight * r);
             }
+        }
+        if self.use_weighting {
+            let weights: Vec<f64> = pairs.iter().map(|(c, r, _)| likelihood(c) * likelihood(r)).collect();
+            slopes.iter_mut().zip(&weights).for_each(|(s, w)| *s = (s.0 * w, s.1 * w, s.2 * w));
+            sft_weight *= weights.iter().sum::<f64>() / n;
         }
         // The mean over all better answers' tokens stands for each pair.
         let tokens: f64 = sides.iter().map(|[c, _]| c.length).sum();
@@ -308,6 +316,13 @@ impl Dpo {
         }
         out
     }
+}
+
+/// How likely an answer is by the model's own measure: e to the mean of `log p − log Σ p²` over its tokens.
+fn likelihood(s: &Scored<'_>) -> f64 {
+    let learned = s.logps.iter().zip(s.collisions).zip(s.learned).filter(|(_, l)| **l);
+    let sum: f64 = learned.map(|((p, c), _)| f64::from(*p) - f64::from(*c)).sum();
+    (sum / s.length().max(1.0)).exp()
 }
 
 /// Values in ascending order, each with its place.

@@ -51,6 +51,8 @@ pub struct Scored<'a> {
     pub logps: &'a [f32],
     /// The reference's; empty where none is needed.
     pub reference: &'a [f32],
+    /// Logarithms of the sums of squared probabilities where each token stands; empty for a reward model.
+    pub collisions: &'a [f32],
     /// Whether each token is learned (of the answer), not of the prompt.
     pub learned: &'a [bool],
 }

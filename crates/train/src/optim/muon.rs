@@ -1,8 +1,12 @@
 //! Muon: the momentum of a matrix is brought near the closest orthogonal matrix by five Newton-Schulz steps, here in
 //! single precision.
 
-use super::{Muon, Parameter, Rate, Slot, State, each};
-use allod_kernels::pool::Pool;
+use super::{Muon, Parameter, Rate, Slot, State};
+use allod_kernels::{
+    gradient::{ByColumns, ByRows, Matrix, Panels, Start, Term, product},
+    isa::Isa,
+    pool::Pool,
+};
 
 /// Coefficients of the quintic.
 const A: f32 = 3.4445;
@@ -42,13 +46,14 @@ fn orthogonal(x: Vec<f32>, rows: usize, columns: usize, steps: usize, pool: &Poo
     let mut x = if tall { transposed(&x, rows, columns) } else { x };
     let norm = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
     x.iter_mut().for_each(|v| *v /= norm.max(EPS));
+    let (mut a, mut square, mut bx) = (vec![0.0; n * n], vec![0.0; n * n], vec![0.0; n * k]);
     for _ in 0..steps {
-        let a = times_transposed(&x, &x, n, n, k, pool);
         // a is symmetric, so a·a = a·aᵀ.
-        let square = times_transposed(&a, &a, n, n, n, pool);
-        let b: Vec<f32> = a.iter().zip(&square).map(|(a, s)| B * a + C * s).collect();
-        let bx = times_transposed(&b, &transposed(&x, n, k), n, k, n, pool);
-        x.iter_mut().zip(bx).for_each(|(x, bx)| *x = A * *x + bx);
+        times(pool, &x, &ByRows(Matrix::Numbers { data: &x, cols: k }), (n, k, n), &mut a);
+        times(pool, &a, &ByRows(Matrix::Numbers { data: &a, cols: n }), (n, n, n), &mut square);
+        square.iter_mut().zip(&a).for_each(|(s, a)| *s = B * a + C * *s);
+        times(pool, &square, &ByColumns(Matrix::Numbers { data: &x, cols: k }), (n, n, k), &mut bx);
+        x.iter_mut().zip(&bx).for_each(|(x, bx)| *x = A * *x + bx);
     }
     if tall { transposed(&x, n, k) } else { x }
 }
@@ -57,27 +62,8 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|j| (0..rows).map(move |i| x[i * columns + j])).collect()
 }
 
-/// `a bᵀ` of `a [n × k]` and `b [m × k]`.
-fn times_transposed(a: &[f32], b: &[f32], n: usize, m: usize, k: usize, pool: &Pool) -> Vec<f32> {
-    let mut out = vec![0.0; n * m];
-    each(pool, out.chunks_mut(m).zip(a.chunks(k)).collect(), |(out, a): (&mut [f32], &[f32])| {
-        for (o, b) in out.iter_mut().zip(b.chunks(k)) {
-            *o = dot(a, b);
-        }
-    });
-    out
-}
-
-/// Eight running sums, added in order.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (whole_a, rest_a) = a.as_chunks::<8>();
-    let (whole_b, rest_b) = b.as_chunks::<8>();
-    for (a, b) in whole_a.iter().zip(whole_b) {
-        for ((s, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *s = a.mul_add(*b, *s);
-        }
-    }
-    let rest: f32 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+/// The product of `a [rows × inner]` and `b [inner × columns]`.
+fn times(pool: &Pool, a: &[f32], b: &dyn Panels, (rows, inner, columns): (usize, usize, usize), out: &mut [f32]) {
+    let term = Term { a, stride: inner, k: inner, b };
+    product(pool, Isa::best(), &[term], Start::Zero, (out, columns), (rows, columns));
 }

@@ -60,7 +60,8 @@ impl Rows {
     pub fn size(&self) -> RowLimits {
         RowLimits {
             tokens: self.tokens.len(),
-            outputs: self.targets.iter().flatten().count(),
+            // Targets, or sequences that a value head reads.
+            outputs: self.learned.iter().map(Vec::len).sum(),
             sequences: self.sequences.len(),
         }
     }
@@ -126,6 +127,7 @@ impl Micro {
     pub fn samples<'a>(
         &'a self,
         scores: &'a [Vec<f32>],
+        collisions: &'a [Vec<f32>],
         companions: &'a [Vec<f32>],
         reference: &'a dyn Fn(u32) -> &'a [f32],
     ) -> Vec<Sample<'a>> {
@@ -134,7 +136,12 @@ impl Micro {
         for item in &self.items {
             let mut next = |number: u32| {
                 at += 1;
-                Scored { logps: &scores[at - 1], reference: reference(number), learned: &self.rows.learned[at - 1] }
+                Scored {
+                    logps: &scores[at - 1],
+                    reference: reference(number),
+                    collisions: &collisions[at - 1],
+                    learned: &self.rows.learned[at - 1],
+                }
             };
             out.push(match *item {
                 Item::One(s) => Sample::One(next(s)),
@@ -146,6 +153,7 @@ impl Micro {
                         Scored {
                             logps: &companions[beside - 1],
                             reference: reference(kl),
+                            collisions: &[],
                             learned: &self.companions.learned[beside - 1],
                         }
                     });

@@ -3,7 +3,7 @@
 use crate::{
     Error,
     data::{Mask, Source, Truncation},
-    objective::Objective,
+    objective::{DpoLoss, Objective, Term},
     optim::{Kind, Shape},
 };
 use serde::{Deserialize, Serialize};
@@ -279,7 +279,10 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let (run, train, optimizer) = (&self.run, &self.train, &self.optimizer);
         let rate = optimizer.learning_rate.unwrap_or(self.objective.learning_rate());
-        let all: [(bool, &str, &str); 14] = [
+        let sorts = |t: &Term| matches!(t.loss, DpoLoss::Aot | DpoLoss::AotUnpaired);
+        let paired = !matches!(&self.objective, Objective::Dpo(d) if d.use_weighting && d.losses.iter().any(sorts));
+        let all: [(bool, &str, &str); 15] = [
+            (paired, "objective.use_weighting", "leave it out: aot sorts answers, so that no pair is left to weigh"),
             (!self.data.train.is_empty(), "data.train", "name at least one file of examples"),
             ((0.0..1.0).contains(&self.data.held_out), "data.held_out", "give a share from 0 to below 1"),
             (self.data.max_length >= 2, "data.max_length", "give at least 2 tokens"),

@@ -110,10 +110,17 @@ pub fn limits(config: &Config, store: &Store, items: &[Item], held_out: &[Item])
             take(&micro.companions);
         }
     }
-    for items in held_out.chunks(config.run.batch) {
-        let micro = Micro::new(&config.objective, store, items.to_vec());
-        take(&micro.rows);
-        take(&micro.companions);
+    let mut whole = |items: &[Item]| {
+        for items in items.chunks(config.run.batch) {
+            let micro = Micro::new(&config.objective, store, items.to_vec());
+            take(&micro.rows);
+            take(&micro.companions);
+        }
+    };
+    whole(held_out);
+    if config.objective.needs_reference() {
+        // The reference scores them in the order of the files.
+        whole(&[items, held_out].concat());
     }
     most
 }
@@ -375,9 +382,9 @@ fn forward(
     sum.correct += scores.correct.iter().filter(|c| **c).count();
     sum.entropy += scores.entropies.iter().map(|e| f64::from(*e)).sum::<f64>();
     sum.scored += scores.correct.len();
-    let values = micro.rows.split(scores.values);
+    let (values, collisions) = (micro.rows.split(scores.values), micro.rows.split(scores.collisions));
     let find = |number: u32| reference.get(number);
-    let outcome = objective.loss(&micro.samples(&values, &companions, &find));
+    let outcome = objective.loss(&micro.samples(&values, &collisions, &companions, &find));
     sum.add(&outcome);
     Ok(outcome)
 }

@@ -5,3 +5,4 @@ mod data;
 mod golden;
 mod runs;
 mod toy;
+mod trl;

@@ -10,7 +10,7 @@ use allod_train::data::{Item, Source, Store};
 use allod_train::objective::{Dpo, Kto, Objective, Sft};
 use allod_train::optim::{Adam, Kind, Muon};
 use allod_train::run::config::{Config, DataConfig, OptimizerConfig, RunConfig, TrainConfig};
-use allod_train::run::{Event, Summary, Trainer, checkpoint, metrics};
+use allod_train::run::{Event, Summary, Trainer, checkpoint, limits, metrics};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -58,6 +58,7 @@ struct Setup<'a> {
 
 fn run(setup: &Setup<'_>, model: &mut Bigram, threads: usize, stop: Option<usize>) -> Result<Summary, Error> {
     let pool = Pool::new(threads);
+    model.most = limits(setup.config, &setup.data.0, &setup.data.1, setup.held_out);
     let mut trainer = Trainer {
         config: setup.config,
         store: &setup.data.0,
@@ -282,6 +283,18 @@ fn preferences_are_learned() {
         assert!(mean(&curve[25..]) < mean(&curve[..5]), "{curve:?}");
         assert!(folder.path().join("reference.safetensors").exists());
     }
+}
+
+/// The reference scores pairs in the order of the files, where the longest may lie together, whatever the steps take.
+#[test]
+fn a_model_is_made_for_its_reference_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.objective = Objective::Dpo(Dpo::default());
+    (config.run.steps, config.run.accumulate) = (Some(1), 1);
+    let (store, mut items) = pairs(|a, b| Item::Pair(a, b, None));
+    items.sort_by_key(|i| i.sequences().map(|s| store.get(s).len()).sum::<usize>());
+    fresh(&config, &(store, items), 1);
 }
 
 #[test]

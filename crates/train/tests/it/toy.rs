@@ -9,10 +9,13 @@ pub(crate) struct Bigram {
     values: Vec<f32>,
     correct: Vec<bool>,
     entropies: Vec<f32>,
+    collisions: Vec<f32>,
     rows: Vec<(usize, usize, Vec<f32>)>,
     /// After so many training passes, what comes out is no number.
     pub(crate) breaks_after: Option<usize>,
     passes: usize,
+    /// What it was made for.
+    pub(crate) most: RowLimits,
 }
 
 impl Bigram {
@@ -32,16 +35,18 @@ impl Bigram {
             values: vec![],
             correct: vec![],
             entropies: vec![],
+            collisions: vec![],
             rows: vec![],
             breaks_after: None,
             passes: 0,
+            most: RowLimits { tokens: 1 << 20, outputs: 1 << 20, sequences: 1 << 10 },
         }
     }
 }
 
 impl Trainable for Bigram {
     fn limits(&self) -> RowLimits {
-        RowLimits { tokens: 1 << 20, outputs: 1 << 20, sequences: 1 << 10 }
+        self.most
     }
 
     fn forward(&mut self, batch: &TrainBatch<'_>, pass: Pass) -> Result<Scores<'_>, StepError> {
@@ -49,6 +54,9 @@ impl Trainable for Bigram {
         self.rows.clear();
         self.correct.clear();
         self.entropies.clear();
+        self.collisions.clear();
+        assert!(batch.tokens.len() <= self.most.tokens && batch.sequences.len() <= self.most.sequences);
+        assert!(batch.targets.iter().flatten().count() <= self.most.outputs);
         assert_eq!(batch.sequences.iter().map(|s| s.len()).sum::<usize>(), batch.tokens.len());
         for (token, target) in batch.tokens.iter().zip(batch.targets) {
             let Some(target) = target else { continue };
@@ -60,11 +68,17 @@ impl Trainable for Bigram {
             let broken = pass == Pass::Train && self.breaks_after.is_some_and(|n| self.passes >= n);
             self.values.push(if broken { f32::NAN } else { probabilities[target].ln() });
             self.correct.push(probabilities.iter().all(|p| *p <= probabilities[target]));
+            self.collisions.push(probabilities.iter().map(|p| p * p).sum::<f32>().ln());
             self.entropies.push(probabilities.iter().map(|p| -p * p.ln()).sum());
             self.rows.push((token, target, probabilities));
         }
         self.passes += usize::from(pass == Pass::Train);
-        Ok(Scores { values: &self.values, correct: &self.correct, entropies: &self.entropies })
+        Ok(Scores {
+            values: &self.values,
+            correct: &self.correct,
+            entropies: &self.entropies,
+            collisions: &self.collisions,
+        })
     }
 
     fn backward(&mut self, d_values: &[f32]) -> Result<(), StepError> {
