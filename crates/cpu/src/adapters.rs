@@ -63,6 +63,9 @@ impl Adapters {
         weights: &[Prepared],
         pool: &Pool,
     ) -> Result<(), AdapterError> {
+        if let Some(name) = adapter.whole.keys().next() {
+            return Err(AdapterError::Whole { name: name.clone() });
+        }
         let mut loaded = Loaded::default();
         for (name, delta) in &adapter.deltas {
             let unknown = || AdapterError::UnknownWeight { name: name.clone() };

@@ -9,9 +9,9 @@ use std::sync::Arc;
 pub struct Delta {
     /// Rows of `A`, columns of `B`.
     pub rank: usize,
-    /// `A`, `[rank × in]`
+    /// `A`, `[rank × in]`; of a stack of experts, one after the other.
     pub a: Arc<[f32]>,
-    /// `B`, `[out × rank]`
+    /// `B`, `[out × rank]`; of a stack of experts likewise.
     pub b: Arc<[f32]>,
     /// Factor on `B A`: alpha / rank, or alpha / √rank (rsLoRA, Kalajdzievski 2023).
     pub scale: f32,
@@ -35,6 +35,31 @@ impl Delta {
             Some((what, found, expected)) => Err(AdapterError::Shape { name: name.to_owned(), what, expected, found }),
             None => Ok(()),
         }
+    }
+
+    /// As [`Delta::check`], for each expert of a stack `[experts × rows × columns]`.
+    ///
+    /// # Errors
+    /// [`AdapterError::Shape`].
+    pub fn check_stack(&self, name: &str, experts: usize, rows: usize, columns: usize) -> Result<(), AdapterError> {
+        let parts = [
+            ("A", self.a.len(), self.rank.saturating_mul(columns).saturating_mul(experts)),
+            ("B", self.b.len(), self.rank.saturating_mul(rows).saturating_mul(experts)),
+            ("magnitude", self.magnitude.as_ref().map_or(0, |m| m.len()), 0),
+        ];
+        match parts.into_iter().find(|(_, found, expected)| found != expected) {
+            Some((what, found, expected)) => Err(AdapterError::Shape { name: name.to_owned(), what, expected, found }),
+            None => Ok(()),
+        }
+    }
+
+    /// The change of one of `experts`.
+    pub fn expert(&self, e: usize, experts: usize) -> Delta {
+        let part = |all: &[f32]| -> Arc<[f32]> {
+            let each = all.len() / experts.max(1);
+            all[e * each..(e + 1) * each].into()
+        };
+        Delta { rank: self.rank, a: part(&self.a), b: part(&self.b), scale: self.scale, magnitude: None }
     }
 
     /// Row `row` of `scale · B A` added to that of the weight.
@@ -84,6 +109,9 @@ pub struct Lora {
     /// By the names of [`crate::ParamInfo`]. The head is `output.weight`, also where it shares the embedding table;
     /// `token_embd.weight` is the table as it is read row by row, `A` then `[rank × vocabulary]`, `B` `[width × rank]`.
     pub deltas: BTreeMap<String, Delta>,
+    /// Weights in the place of the base's, by the same names: those that were trained whole. They can be merged, not
+    /// applied while a plan runs.
+    pub whole: BTreeMap<String, Arc<[f32]>>,
 }
 
 impl Lora {
@@ -98,6 +126,12 @@ impl Lora {
             }
             let numbers = delta.a.iter().chain(delta.b.iter()).chain(magnitude).chain([&delta.scale]);
             for number in numbers {
+                hasher.update(&number.to_le_bytes());
+            }
+        }
+        for (name, weight) in &self.whole {
+            hasher.update(name.as_bytes()).update(&(weight.len() as u64).to_le_bytes());
+            for number in weight.iter() {
                 hasher.update(&number.to_le_bytes());
             }
         }
@@ -116,6 +150,14 @@ pub enum AdapterError {
         "the adapter changes {name}, which is no matrix or table of this model; it was made for another base model"
     )]
     UnknownWeight {
+        /// The weight.
+        name: String,
+    },
+    /// The adapter holds a weight that was trained whole, which no running model takes over.
+    #[error(
+        "the adapter holds the whole of {name}, which must be merged: `allod convert BASE --adapter ADAPTER -o OUT`"
+    )]
+    Whole {
         /// The weight.
         name: String,
     },

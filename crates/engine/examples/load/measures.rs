@@ -163,7 +163,7 @@ fn adapter(bench: &Bench, random: &mut Random) -> Lora {
         let (a, b) = (values(rank * p.shape[1]), values(rank * p.shape[0]));
         (p.name.clone(), Delta { rank, a, b, scale: 2.0, magnitude: None })
     });
-    Lora { deltas: delta.collect() }
+    Lora { deltas: delta.collect(), ..Lora::default() }
 }
 
 /// Reserved and unused cache while requests of mixed lengths run, against slots of the longest length.

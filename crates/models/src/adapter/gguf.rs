@@ -32,9 +32,13 @@ pub(super) fn open(path: &Path, base: &dyn WeightSource) -> Result<Lora, Error> 
             continue;
         };
         let (a, b) = (file.tensor(name)?, file.tensor(&format!("{weight}.lora_b"))?);
-        let (&[first, second], &[_, rank]) = (&a.shape[..], &b.shape[..]) else {
-            let found = format!("{:?} and {:?}", a.shape, b.shape);
-            return Err(key(path, weight, "two matrices (experts cannot be adapted)", found));
+        let (first, second, rank) = match (&a.shape[..], &b.shape[..]) {
+            (&[first, second], &[_, rank]) => (first, second, rank),
+            (&[experts, first, second], &[same, _, rank]) if experts == same => (first, second, rank),
+            _ => {
+                let found = format!("{:?} and {:?}", a.shape, b.shape);
+                return Err(key(path, weight, "two matrices, or two stacks of as many", found));
+            }
         };
         // The table is read row by row, so its A is stored by token.
         let by_token = weight == "token_embd.weight" && second == rank;

@@ -5,17 +5,19 @@ use crate::Error;
 use allod_formats::{Metadata, TensorInfo, WeightSource, codec};
 use allod_plan::{AdapterError, Delta, Lora};
 use allod_tensor::{DType, Tensor};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The table that is also the head where there is no head of its own.
-const TABLE: &str = "token_embd.weight";
-const HEAD: &str = "output.weight";
+pub(super) const TABLE: &str = "token_embd.weight";
+pub(super) const HEAD: &str = "output.weight";
 
 /// A source whose weights have adapters added, one after the other.
 pub struct Merged {
     base: Box<dyn WeightSource>,
     /// By weight, in the order of the adapters.
     deltas: BTreeMap<String, Vec<Delta>>,
+    /// What stands in the place of the base's weights.
+    whole: BTreeMap<String, Arc<[f32]>>,
 }
 
 /// `base` with all of `adapters` added. Changed weights of a quantized type become F16, since a change smaller than
@@ -24,14 +26,25 @@ pub struct Merged {
 /// # Errors
 /// [`AdapterError`] when an adapter was made for another base model.
 pub fn merged(base: Box<dyn WeightSource>, adapters: Vec<Lora>) -> Result<Merged, Error> {
-    let mut merged = Merged { base, deltas: BTreeMap::new() };
-    for (name, delta) in adapters.into_iter().flat_map(|adapter| adapter.deltas) {
+    let mut merged = Merged { base, deltas: BTreeMap::new(), whole: BTreeMap::new() };
+    let (deltas, whole): (Vec<_>, Vec<_>) = adapters.into_iter().map(|a| (a.deltas, a.whole)).unzip();
+    for (name, weight) in whole.into_iter().flatten() {
         let info = merged.stored(&name).and_then(|stored| merged.base.info(stored));
-        let Some(&[rows, columns]) = info.as_ref().map(|info| &info.shape[..]) else {
-            return Err(AdapterError::UnknownWeight { name }.into());
-        };
-        let (rows, columns) = if name == TABLE { (columns, rows) } else { (rows, columns) };
-        delta.check(&name, rows, columns)?;
+        let Some(info) = info else { return Err(AdapterError::UnknownWeight { name }.into()) };
+        let (expected, found) = (info.shape.iter().product(), weight.len());
+        if expected != found {
+            return Err(AdapterError::Shape { name, what: "weight", expected, found }.into());
+        }
+        merged.whole.insert(name, weight);
+    }
+    for (name, delta) in deltas.into_iter().flatten() {
+        let info = merged.stored(&name).and_then(|stored| merged.base.info(stored));
+        match info.as_ref().map(|info| &info.shape[..]) {
+            Some(&[rows, columns]) if name == TABLE => delta.check(&name, columns, rows)?,
+            Some(&[rows, columns]) => delta.check(&name, rows, columns)?,
+            Some(&[experts, rows, columns]) => delta.check_stack(&name, experts, rows, columns)?,
+            _ => return Err(AdapterError::UnknownWeight { name }.into()),
+        }
         merged.deltas.entry(name).or_default().push(delta);
     }
     Ok(merged)
@@ -47,16 +60,27 @@ impl Merged {
         }
     }
 
+    fn changes(&self, name: &str) -> bool {
+        self.deltas.contains_key(name) || self.whole.contains_key(name)
+    }
+
     fn dtype(stored: DType) -> DType {
         if stored.is_quantized() { DType::F16 } else { stored }
     }
 
     fn add(&self, name: &str, t: &Tensor, deltas: &[Delta]) -> Result<Tensor, Error> {
         let columns = t.columns();
-        let mut values = numbers(name, t)?;
+        let mut values = match self.whole.get(name) {
+            Some(whole) => whole.to_vec(),
+            None => numbers(name, t)?,
+        };
         for delta in deltas {
             if name == TABLE {
                 delta.merge_table(columns, &mut values);
+            } else if let [experts, rows, _] = t.shape[..] {
+                for (e, weight) in values.chunks_exact_mut((rows * columns).max(1)).enumerate() {
+                    delta.expert(e, experts).merge(columns, weight);
+                }
             } else {
                 delta.merge(columns, &mut values);
             }
@@ -79,14 +103,14 @@ impl WeightSource for Merged {
 
     fn names(&self) -> Vec<String> {
         let mut names = self.base.names();
-        if self.deltas.contains_key(HEAD) && !names.iter().any(|name| name == HEAD) {
+        if self.changes(HEAD) && !names.iter().any(|name| name == HEAD) {
             names.push(HEAD.to_owned());
         }
         names
     }
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        if !self.deltas.contains_key(name) {
+        if !self.changes(name) {
             return self.base.info(name);
         }
         let info = self.base.info(self.stored(name)?)?;
@@ -94,14 +118,18 @@ impl WeightSource for Merged {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, allod_formats::Error> {
-        let Some(deltas) = self.deltas.get(name) else { return self.base.tensor(name) };
+        if !self.changes(name) {
+            return self.base.tensor(name);
+        }
         let t = self.base.tensor(self.stored(name).unwrap_or(name))?;
-        self.add(name, &t, deltas).map_err(|e| allod_formats::Error::Malformed {
-            path: self.origin().into(),
-            field: name.into(),
-            expected: "a matrix of numbers that an adapter can be added to".into(),
-            found: e.to_string(),
-            hint: "convert the base model to F16 first",
+        self.add(name, &t, self.deltas.get(name).map_or(&[], Vec::as_slice)).map_err(|e| {
+            allod_formats::Error::Malformed {
+                path: self.origin().into(),
+                field: name.into(),
+                expected: "a matrix of numbers that an adapter can be added to".into(),
+                found: e.to_string(),
+                hint: "convert the base model to F16 first",
+            }
         })
     }
 }

@@ -7,7 +7,7 @@ mod modules;
 mod peft;
 
 pub use merge::{Merged, merged};
-pub use modules::{Module, modules};
+pub use modules::{Module, module_names, modules, whole};
 
 use crate::{Error, arch, hf::Heads, hf::Hf};
 use allod_formats::{WeightSource, codec};

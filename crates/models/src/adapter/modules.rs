@@ -23,6 +23,33 @@ pub struct Module {
     pub rank: usize,
 }
 
+/// A weight of the base that was trained whole, by its module's name and in its layout there.
+///
+/// # Errors
+/// As [`modules`].
+pub fn whole(base: &dyn WeightSource, name: &str, values: &[f32]) -> Result<(String, Vec<usize>, Vec<f32>), Error> {
+    let back = back(base)?;
+    let (module, fix) = folder_name(&back, name).ok_or_else(|| Error::UnknownTensor {
+        origin: base.origin(),
+        name: name.to_owned(),
+        arch: back.arch.gguf,
+    })?;
+    let shape = base.info(name).map_or_else(|| vec![values.len()], |info| info.shape);
+    let t = fix.undo(Tensor::from_f32(shape, values), back.heads)?;
+    Ok((module, t.shape.clone(), numbers(name, &t)?))
+}
+
+/// The names of all modules of the base that multiply by a matrix of their own, by Transformers' names.
+///
+/// # Errors
+/// As [`modules`].
+pub fn module_names(base: &dyn WeightSource) -> Result<Vec<String>, Error> {
+    let back = back(base)?;
+    let names = base.names().into_iter().filter(|n| base.info(n).is_some_and(|i| i.shape.len() == 2));
+    let named = names.filter_map(|name| Some(folder_name(&back, &name)?.0.strip_suffix(".weight")?.to_owned()));
+    Ok(named.collect())
+}
+
 /// The modules that `adapter` changes, by name (`model.layers.0.self_attn.q_proj`).
 ///
 /// # Errors
@@ -37,6 +64,10 @@ pub fn modules(base: &dyn WeightSource, adapter: &Lora) -> Result<BTreeMap<Strin
             name: name.clone(),
             arch: back.arch.gguf,
         })?;
+        if module.contains("{e}") {
+            let hint = "experts have no adapters of this form in Transformers; write a GGUF adapter or merge";
+            return Err(Error::Layout(format!("{name}: {hint}")));
+        }
         let Delta { rank, a, b, magnitude, .. } = delta;
         let mut a = Tensor::from_f32(vec![*rank, a.len() / rank.max(&1)], a);
         let mut b = Tensor::from_f32(vec![b.len() / rank.max(&1), *rank], b);

@@ -2,7 +2,11 @@
 //! weights are meant and how their layout differs: what reorders a weight's rows reorders those of `B`, what reorders
 //! its columns reorders those of `A`.
 
-use super::{heads, key, numbers};
+use super::{
+    heads, key,
+    merge::{HEAD, TABLE},
+    numbers,
+};
 use crate::{
     Arch, Error, arch,
     hf::{Fix, Heads, PREFIXES, matches, rebuild},
@@ -20,7 +24,6 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Fields that ask for more than low-rank changes of matrices.
 const OTHER_CHANGES: &[&str] = &[
-    "modules_to_save",
     "trainable_token_indices",
     "target_parameters",
     "layer_replication",
@@ -42,6 +45,8 @@ struct Module {
     b: Option<Tensor>,
     magnitude: Option<Tensor>,
     is_embedding: bool,
+    /// The module's weight itself, trained whole (`modules_to_save`).
+    whole: Option<Tensor>,
 }
 
 pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error> {
@@ -67,12 +72,26 @@ pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error
             return Err(Error::UnknownTensor { origin, name: module.clone(), arch: arch.gguf });
         }
         for (gguf, fix) in names {
-            let delta = delta(folder, module, parts, fix, heads, &config)?;
-            adapter.deltas.insert(gguf, delta);
+            if let Some(whole) = &parts.whole {
+                let plain = Tensor::from_f32(whole.shape.clone(), &numbers(module, whole)?);
+                adapter.whole.insert(gguf, numbers(module, &fix.apply(plain, heads)?)?.into());
+            } else {
+                let delta = delta(folder, module, parts, fix, heads, &config)?;
+                adapter.deltas.insert(gguf, delta);
+            }
         }
     }
-    if adapter.deltas.is_empty() {
+    if adapter.deltas.is_empty() && adapter.whole.is_empty() {
         return Err(key(folder, WEIGHTS, "tensors MODULE.lora_A.weight and MODULE.lora_B.weight", "none"));
+    }
+    // PEFT trains a copy of the table and leaves the head that shared it as it was, unless it is told otherwise.
+    if adapter.whole.contains_key(TABLE)
+        && !adapter.whole.contains_key(HEAD)
+        && !config.keeps_ties
+        && base.info(HEAD).is_none()
+    {
+        let table = base.tensor(TABLE)?;
+        adapter.whole.insert(HEAD.into(), numbers(TABLE, &table)?.into());
     }
     Ok(adapter)
 }
@@ -99,11 +118,14 @@ fn modules(path: &Path, files: &Safetensors) -> Result<BTreeMap<String, Module>,
             // PEFT saves the base's own tables beside the changes to them.
             continue;
         }
-        let Some((module, part)) = bare.split_once(".lora_") else {
-            let expected = "low-rank matrices only (a fully trained module or a bias cannot be applied)";
-            return Err(key(path, name, expected, "another tensor"));
-        };
         let tensor = files.tensor(name)?;
+        let Some((module, part)) = bare.split_once(".lora_") else {
+            let Some(module) = bare.strip_suffix(".weight") else {
+                return Err(key(path, name, "low-rank matrices and whole weights (no biases)", "another tensor"));
+            };
+            modules.entry(module.to_owned()).or_default().whole = Some(tensor);
+            continue;
+        };
         let entry = modules.entry(module.to_owned()).or_default();
         match part {
             "A.weight" => entry.a = Some(tensor),
@@ -170,6 +192,8 @@ struct Config {
     alpha: f32,
     alphas: Vec<(Regex, f32)>,
     by_root: bool,
+    /// A table that is also the head stays so.
+    keeps_ties: bool,
 }
 
 impl Config {
@@ -203,8 +227,8 @@ impl Config {
             let value = number(value).ok_or_else(|| key(&path, "alpha_pattern", "numbers", value))?;
             alphas.push((regex, value));
         }
-        let by_root = config.get("use_rslora").and_then(Json::as_bool).unwrap_or(false);
-        Ok(Config { alpha, alphas, by_root })
+        let flag = |name: &str| config.get(name).and_then(Json::as_bool).unwrap_or(false);
+        Ok(Config { alpha, alphas, by_root: flag("use_rslora"), keeps_ties: flag("ensure_weight_tying") })
     }
 
     /// alpha / r, or alpha / √r (rsLoRA).

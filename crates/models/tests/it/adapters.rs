@@ -145,7 +145,7 @@ fn what_cannot_be_applied_is_named() {
     let base = open_source(&base("llama")).unwrap();
     let tries = [
         (r#""peft_type": "LORA""#, r#""peft_type": "IA3""#, "peft_type"),
-        (r#""modules_to_save": null"#, r#""modules_to_save": ["lm_head"]"#, "modules_to_save"),
+        (r#""trainable_token_indices": null"#, r#""trainable_token_indices": [3]"#, "trainable_token_indices"),
         (r#""lora_alpha": 8"#, r#""lora_alpha": "x""#, "lora_alpha"),
         (r#""q_proj": 16"#, r#""q_(proj": 16"#, "alpha_pattern"),
     ];

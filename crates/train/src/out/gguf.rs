@@ -7,11 +7,16 @@ use allod_tensor::DType;
 use std::path::{Path, PathBuf};
 
 /// Writes `adapter` for `base`. The reader computes the factor as alpha / rank, so alpha is that times the rank, whatever
-/// the run called alpha (rsLoRA divides by the root of the rank).
+/// the run called alpha (rsLoRA divides by the root of the rank). `template`: the chat template that it was trained with.
 ///
 /// # Errors
 /// [`Error::Setting`] for DoRA, whose magnitudes the format cannot hold; [`Error::Formats`].
-pub fn write_gguf(path: &Path, base: &dyn WeightSource, adapter: &Lora) -> Result<Vec<PathBuf>, Error> {
+pub fn write_gguf(
+    path: &Path,
+    base: &dyn WeightSource,
+    adapter: &Lora,
+    template: Option<&str>,
+) -> Result<Vec<PathBuf>, Error> {
     if adapter.deltas.values().any(|d| d.magnitude.is_some()) {
         let hint = "use the PEFT folder, or merge: `allod convert BASE --adapter FOLDER -o merged.gguf`";
         return Err(Error::setting("train.dora", "a GGUF adapter cannot hold DoRA's magnitudes", hint));
@@ -24,13 +29,21 @@ pub fn write_gguf(path: &Path, base: &dyn WeightSource, adapter: &Lora) -> Resul
         meta.set("general.base_model.count", 1u32);
         meta.set("general.base_model.0.name", name);
     }
+    if let Some(template) = template {
+        meta.set("tokenizer.chat_template", template);
+    }
     let delta = adapter.deltas.values().next();
     meta.set("adapter.lora.alpha", delta.map_or(0.0, |d| d.scale * d.rank as f32));
     let mut tensors: Vec<(String, TensorInfo, &[f32])> = Vec::new();
     for (name, d) in &adapter.deltas {
-        let info = |shape: Vec<usize>| TensorInfo { dtype: DType::F32, shape };
-        tensors.push((format!("{name}.lora_a"), info(vec![d.rank, d.a.len() / d.rank.max(1)]), &d.a));
-        tensors.push((format!("{name}.lora_b"), info(vec![d.b.len() / d.rank.max(1), d.rank]), &d.b));
+        let experts = base.info(name).and_then(|i| (i.shape.len() == 3).then(|| i.shape[0]));
+        let (n, rank) = (experts.unwrap_or(1).max(1), d.rank.max(1));
+        let info = |rows: usize, columns: usize| {
+            let shape = experts.into_iter().chain([rows, columns]).collect();
+            TensorInfo { dtype: DType::F32, shape }
+        };
+        tensors.push((format!("{name}.lora_a"), info(rank, d.a.len() / rank / n), &d.a));
+        tensors.push((format!("{name}.lora_b"), info(d.b.len() / rank / n, rank), &d.b));
     }
     let announced = tensors.iter().map(|(name, info, _)| (name.clone(), info.clone()));
     let mut writer = gguf::Writer::create(path, &meta, announced, &gguf::Layout::default())?;

@@ -5,10 +5,14 @@ use allod_formats::{
     WeightSource,
     safetensors::{Dtype, Writer},
 };
+use allod_models::adapter::Module;
 use allod_plan::Lora;
 use indexmap::IndexMap;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 /// Writes `adapter_model.safetensors` and `adapter_config.json`; names are sorted, so that equal runs give equal bytes.
 ///
@@ -23,6 +27,11 @@ pub fn write_peft(
     is_value_head: bool,
 ) -> Result<Vec<PathBuf>, Error> {
     let modules = allod_models::adapter::modules(base, adapter)?;
+    let whole: Vec<(String, Vec<usize>, Vec<f32>)> = adapter
+        .whole
+        .iter()
+        .map(|(name, values)| allod_models::adapter::whole(base, name, values))
+        .collect::<Result<_, _>>()?;
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
     for (name, m) in &modules {
@@ -33,6 +42,9 @@ pub fn write_peft(
             tensors.push((key("lora_magnitude_vector"), vec![magnitude.len()], magnitude));
         }
     }
+    for (name, shape, values) in &whole {
+        tensors.push((format!("base_model.model.{name}"), shape.clone(), values));
+    }
     let path = folder.join("adapter_model.safetensors");
     let announced = tensors.iter().map(|(name, shape, _)| (name.clone(), Dtype::F32, shape.clone()));
     let format = IndexMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -41,10 +53,8 @@ pub fn write_peft(
         writer.append(name, bytemuck::cast_slice(values))?;
     }
     let mut files = writer.finish()?;
-    let mut targets: Vec<&str> = modules.keys().map(|m| m.rsplit('.').next().unwrap_or(m)).collect();
-    targets.sort_unstable();
-    targets.dedup();
-    // An ending that names more modules than were trained would give PEFT adapters that nobody made.
+    let saved: Vec<&str> = whole.iter().map(|(name, ..)| name.strip_suffix(".weight").unwrap_or(name)).collect();
+    let is_tied = adapter.whole.contains_key("token_embd.weight") && base.info("output.weight").is_none();
     let rank = modules.values().next().map_or(train.rank, |m| m.rank);
     let alpha = super::scale(train) * if train.rslora { (rank as f64).sqrt() } else { rank as f64 };
     let config = json!({
@@ -59,12 +69,13 @@ pub fn write_peft(
         "layers_to_transform": null,
         "lora_alpha": number(alpha),
         "lora_dropout": train.dropout,
-        "modules_to_save": null,
+        "ensure_weight_tying": is_tied,
+        "modules_to_save": (!saved.is_empty()).then_some(saved),
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": {},
         "revision": null,
-        "target_modules": targets,
+        "target_modules": targets(base, &modules)?,
         "task_type": if is_value_head { "SEQ_CLS" } else { "CAUSAL_LM" },
         "use_dora": modules.values().any(|m| m.magnitude.is_some()),
         "use_rslora": train.rslora,
@@ -73,6 +84,16 @@ pub fn write_peft(
     write_whole(&path, format!("{config:#}\n").as_bytes())?;
     files.push(path);
     Ok(files)
+}
+
+/// What names exactly the modules that were trained: their endings where all modules with that ending were, else their
+/// full names, for PEFT would make adapters for the others too.
+fn targets(base: &dyn WeightSource, modules: &BTreeMap<String, Module>) -> Result<Vec<String>, Error> {
+    let ending = |m: &str| m.rsplit('.').next().unwrap_or(m).to_owned();
+    let all = allod_models::adapter::module_names(base)?;
+    let partly: BTreeSet<String> = all.iter().filter(|m| !modules.contains_key(*m)).map(|m| ending(m)).collect();
+    let name = |m: &String| if partly.contains(&ending(m)) { m.clone() } else { ending(m) };
+    Ok(modules.keys().map(name).collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// Whole numbers as such: 32, not 32.0.

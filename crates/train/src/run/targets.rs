@@ -73,7 +73,8 @@ pub fn tune(plan: &Plan, train: &TrainConfig, objective: &Objective, seed: u64) 
         };
         let found: Vec<&str> = linears.iter().filter(wanted).map(|l| l.weight.as_str()).collect();
         if found.is_empty() {
-            return Err(nothing("train.targets", target, linears.iter().map(|l| l.weight.as_str())));
+            let fit = linears.iter().filter(|l| l.kind != LinearKind::Head);
+            return Err(nothing("train.targets", target, fit.map(|l| l.weight.as_str())));
         }
         for weight in found {
             if !adapters.iter().any(|a| a.weight == weight) {
@@ -109,10 +110,13 @@ fn nothing<'n>(what: &str, target: &str, all: impl Iterator<Item = &'n str>) -> 
 /// # Errors
 /// [`Error::Run`] when it changes other weights, or has another rank, than the settings say.
 pub fn begin_from(adapter: &Lora, tensors: &mut [TrainedTensor], scale: f64, path: &Path) -> Result<(), Error> {
-    let hint = "train with the targets, rank and kind that the adapter has";
+    let hint = "train the base model that it was made for, with the targets, rank and kind that it has";
     let mut used = 0;
     for t in tensors {
         let Some((weight, part)) = t.name.rsplit_once('.').filter(|(_, part)| part.starts_with("lora_")) else {
+            if let Some(whole) = adapter.whole.get(&t.name).filter(|w| w.len() == t.data.len()) {
+                t.data.copy_from_slice(whole);
+            }
             continue;
         };
         let Some(delta) = adapter.deltas.get(weight) else {
