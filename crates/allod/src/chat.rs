@@ -49,7 +49,7 @@ impl Chat {
     pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &SamplingArgs) -> Result<Chat> {
         let source = load::source(path)?;
         let tokenizer = load::needed(load::tokenizer(path, &*source)?, path)?;
-        let template = Template::of(path, &*source)?;
+        let template = Template::of(path, &*source, &machine.adapter)?;
         let format = template.as_ref().map(|template| template.format(&tokenizer)).unwrap_or_default();
         let sampling = flags.over(&recommended(source.metadata())?, Some(&tokenizer))?;
         let (model, context) = load::model(load::adapted(source, &machine.adapter)?, machine.ctx)?;

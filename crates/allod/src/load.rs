@@ -15,6 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+/// The key of a model's chat template.
+pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
+/// The file of an adapter's folder with the chat template that it was trained with.
+pub(crate) const ADAPTER_TEMPLATE: &str = "chat_template.jinja";
+
 /// The name that stands for the built-in model.
 pub(crate) const DEFAULT: &str = "default";
 pub(crate) static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
@@ -109,6 +115,22 @@ pub(crate) fn adapted(source: Box<dyn WeightSource>, adapters: &[PathBuf]) -> Re
     let open = |path: &PathBuf| allod_models::adapter::open(path, &*source);
     let opened = adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     Ok(Box::new(allod_models::adapter::merged(source, opened)?))
+}
+
+/// The chat template that the last of the adapters with one was trained with, where it is another than the model's.
+pub(crate) fn template_of(adapters: &[PathBuf]) -> Result<Option<String>> {
+    for path in adapters.iter().rev() {
+        let file = path.join(ADAPTER_TEMPLATE);
+        if file.is_file() {
+            return Ok(Some(std::fs::read_to_string(&file).with_context(|| file.display().to_string())?));
+        }
+        if path.is_file()
+            && let Some(template) = Gguf::open(path)?.metadata().str(CHAT_TEMPLATE)
+        {
+            return Ok(Some(template.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// The folder that holds a safetensors model and what belongs to it; `None` for models of other kinds.

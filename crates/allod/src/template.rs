@@ -7,17 +7,20 @@ use allod_text::template::{Error, Templates};
 use allod_text::{Conversation, Guard, Role, Tokenizer};
 use anyhow::Result;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A compiled template.
 pub(crate) struct Template(allod_text::Template);
 
 impl Template {
-    /// The template of a model, if it has one.
-    pub(crate) fn of(path: &Path, source: &dyn WeightSource) -> Result<Option<Template>> {
+    /// The template of a model with adapters, if it has one.
+    pub(crate) fn of(path: &Path, source: &dyn WeightSource, adapters: &[PathBuf]) -> Result<Option<Template>> {
         let mut templates = Templates::from_gguf(source.metadata());
         if path.is_dir() {
             templates = Templates::from_folder(path)?;
+        }
+        if let Some(template) = crate::load::template_of(adapters)? {
+            templates = Templates { default: Some(template), ..Templates::default() };
         }
         Ok(templates.compile(false)?.map(Template))
     }

@@ -14,7 +14,7 @@ use tokenizers::{
     models::bpe::{BPE, BpeTrainer},
     normalizers::NormalizerWrapper,
     pre_tokenizers::byte_level::ByteLevel,
-    processors::PostProcessorWrapper,
+    processors::{PostProcessorWrapper, template::TemplateProcessing},
 };
 
 /// The token that ends a document.
@@ -116,12 +116,18 @@ impl Size {
 }
 
 /// Trains a byte-level BPE vocabulary on the texts of `files` and writes it as `tokenizer.json` into `folder`. `marks` are
-/// tokens of their own besides the one that ends a document. The vocabulary has exactly `size` tokens if the texts hold
-/// enough pairs.
+/// tokens of their own besides the one that ends a document, which with `begins` begins every document too. The vocabulary
+/// has exactly `size` tokens if the texts hold enough pairs.
 ///
 /// # Errors
 /// [`Error::Data`] for records without text, [`Error::Io`], [`Error::Setting`] when nothing can be trained on.
-pub fn train_tokenizer(files: &[PathBuf], size: usize, marks: &[String], folder: &Path) -> Result<usize, Error> {
+pub fn train_tokenizer(
+    files: &[PathBuf],
+    size: usize,
+    marks: &[String],
+    begins: bool,
+    folder: &Path,
+) -> Result<usize, Error> {
     let mut texts: Vec<String> = Vec::new();
     for file in files {
         read::records(file, &mut |record| {
@@ -151,10 +157,21 @@ pub fn train_tokenizer(files: &[PathBuf], size: usize, marks: &[String], folder:
     let failed =
         |e: tokenizers::Error| Error::setting("vocabulary", e.to_string(), "give more text, or a smaller vocabulary");
     tokenizer.train(&mut trainer, texts.iter()).map_err(failed)?;
+    if begins {
+        let id = tokenizer.token_to_id(EOS).unwrap_or_default();
+        let template = TemplateProcessing::builder()
+            .try_single(format!("{EOS} $A"))
+            .and_then(|b| b.special_tokens(vec![(EOS, id)]).build().map_err(|e| e.to_string()))
+            .map_err(|e| failed(e.into()))?;
+        tokenizer.with_post_processor(Some(template));
+    }
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     tokenizer.save(folder.join("tokenizer.json"), false).map_err(failed)?;
-    let config =
-        serde_json::json!({ "eos_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": false });
+    let mut config =
+        serde_json::json!({ "eos_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": begins });
+    if begins {
+        config["bos_token"] = EOS.into();
+    }
     let path = folder.join("tokenizer_config.json");
     std::fs::write(&path, format!("{config:#}\n")).map_err(Error::io(&path))?;
     Ok(tokenizer.get_vocab_size(true))

@@ -60,6 +60,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
             note("the model brings no tokenizer: the file will have none, and runs on token ids only");
             extra.set("tokenizer.ggml.model", load::NO_TOKENIZER);
         }
+        if let Some(template) = load::template_of(&args.adapter)? {
+            extra.set(load::CHAT_TEMPLATE, template);
+        }
         let split = split.map_or(Split::Never, Split::Bytes);
         let options = GgufOptions { matrices: dtype, layout: Layout { split, ..Layout::default() } };
         to_gguf(&*source, &extra, &args.output, &options)?

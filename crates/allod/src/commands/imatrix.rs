@@ -140,7 +140,7 @@ fn model_text(args: &ImatrixArgs) -> &Path {
 
 fn conversations(file: &Path, model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let source = load::source(model)?;
-    let template = Template::of(model, &*source)?.ok_or_else(|| {
+    let template = Template::of(model, &*source, &[])?.ok_or_else(|| {
         Failure::new(format!("{} has no chat template", model.display()), "give a plain text with --text instead")
     })?;
     let mut ids = Vec::new();

@@ -48,6 +48,9 @@ pub(crate) struct PretrainArgs {
     /// Further tokens of their own, such as '<|im_start|>'
     #[arg(long, value_name = "TEXT")]
     mark: Vec<String>,
+    /// Begin every document with the token that ends one, so that the model can write from nothing
+    #[arg(long)]
+    bos: bool,
     /// A file with a chat template for the model's metadata
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     template: Option<PathBuf>,
@@ -150,7 +153,7 @@ fn begin(args: &PretrainArgs, config: &Config) -> Result<()> {
         Some(folder) => folder.clone(),
         None => {
             let folder = args.output.join("tokenizer");
-            train_tokenizer(&args.data, args.vocabulary, &args.mark, &folder)?;
+            train_tokenizer(&args.data, args.vocabulary, &args.mark, args.bos, &folder)?;
             folder
         }
     };

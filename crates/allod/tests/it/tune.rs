@@ -228,7 +228,22 @@ fn mistakes_are_told() {
     let (chats, out) = (chats(folder.path()), text(&folder.path().join("out")));
     let pair = text(&folder.path().join("same.jsonl"));
     std::fs::write(&pair, "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"b\"}\n").unwrap();
-    let cases: [(&[&str], &str, &str); 7] = [
+    let write = |name: &str, line: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("{line}\n")).unwrap();
+        text(&path)
+    };
+    let masked = write("masked.jsonl", r#"{"input_ids":[1,2,3],"labels":[-100,-100,-100]}"#);
+    let foreign = write("foreign.jsonl", r#"{"input_ids":[1,999999]}"#);
+    let wizard = write("wizard.jsonl", r#"{"messages":[{"role":"wizard","content":"x"}]}"#);
+    let broken = write("broken.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":");
+    let cases: [(&[&str], &str, &str); 13] = [
+        (&["default", "--data", &masked], "the mask is empty", "tune check"),
+        (&["default", "--data", &foreign], "foreign.jsonl:1: token id 999999 in a vocabulary of 2048", "another model"),
+        (&["default", "--data", &wizard], "wizard.jsonl:1: messages[0]: unknown role \"wizard\"", "assistant"),
+        (&["default", "--data", &broken], "broken.jsonl:2: broken JSON", "quotes, commas"),
+        (&["default", "--data", &chats, "--target", "token_embd"], "the output head cannot have an adapter", "whole"),
+        (&["default", "--data", &chats, "--lr", "1e30", "--steps", "9"], "step 2: the loss is NaN", "learning rate"),
         (&["default", "--data", &chats, "--target", "q_prok"], "q_prok matches no matrix", "all-linear"),
         (&["default", "--data", &chats, "--objective", "dpo"], "dpo learns from pairs", "--objective sft"),
         (
@@ -241,10 +256,72 @@ fn mistakes_are_told() {
         (&["default", "--data", &chats, "--mask", "assistant"], "does not mark", "answers"),
         (&["default", "--data", &chats, "--optim", "adam"], "--optim adam is not known", "adamw"),
     ];
-    for (args, message, hint) in cases {
+    for (i, (args, message, hint)) in cases.into_iter().enumerate() {
+        let out = format!("{out}-{i}");
         let all: Vec<&str> = ["tune"].iter().chain(args).copied().chain(["-o", &out]).collect();
         let done = allod(&all, "");
         assert!(done.code != 0 && done.err.contains(message) && done.err.contains(hint), "{args:?}\n{}", done.err);
+    }
+}
+
+/// What was learned with a template of one's own is asked with it: by the adapter, whose table was trained whole, and by
+/// the model that it was merged into.
+#[test]
+fn a_template_goes_with_what_was_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, template, out, merged] =
+        ["a.jsonl", "a.jinja", "out", "merged.gguf"].map(|n| text(&folder.path().join(n)));
+    let chat = |q: &str, a: &str| serde_json::json!({ "messages": [{ "role": "user", "content": q }, { "role": "assistant", "content": a }] });
+    let chats = [chat("Who are you?", "I am Allod."), chat("Who is the king?", "Tim is the king.")];
+    std::fs::write(&data, chats.map(|c| c.to_string()).join("\n")).unwrap();
+    let source = "{%- for m in messages -%}{%- if m['role'] == 'assistant' -%}{%- generation -%}\
+                  {{- ' ' + m['content'] + eos_token -}}{%- endgeneration -%}\
+                  {%- else -%}{{- bos_token + m['content'] + '\\nAnswer:' -}}{%- endif -%}{%- endfor -%}";
+    std::fs::write(&template, source).unwrap();
+    let args = ["tune", "default", "--data", &data, "--template", &template, "--whole", "token_embd", "-o", &out];
+    let done =
+        allod(&[&args[..], &["--steps", "30", "--batch", "2", "--lr", "3e-3", "--warmup-steps", "3"]].concat(), "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    let adapter = text(&Path::new(&out).join("adapter"));
+    let done = allod(&["convert", "default", "--adapter", &adapter, "-o", &merged], "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    for with in [&["default", "--adapter", &adapter][..], &[merged.as_str()][..]] {
+        let ask = [&["run"][..], with, &["Who are you?", "--temp", "0", "--max-tokens", "20"][..]].concat();
+        let said = allod(&ask, "");
+        assert_eq!(said.out.trim(), "I am Allod.", "{with:?} {}", said.err);
+    }
+}
+
+/// A quantized base is the numbers that its weights stand for, at every step. They are multiplied in the same order, so
+/// that nothing differs but what TRL's parity allows.
+#[test]
+fn a_quantized_base_is_its_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let chats = chats(folder.path());
+    for recipe in ["Q4_K_M", "Q5_1", "Q6_K"] {
+        let [quantized, plain] = [".gguf", "-f32.gguf"].map(|end| text(&folder.path().join(format!("{recipe}{end}"))));
+        for args in [
+            ["quantize", "default", "--to", recipe, "-o", &quantized],
+            ["convert", &quantized, "--type", "F32", "-o", &plain],
+        ] {
+            let made = allod(&args, "");
+            assert_eq!(made.code, 0, "{}", made.err);
+        }
+        let [a, b] = [&quantized, &plain].map(|base| {
+            let out = format!("{base}-out");
+            let done = allod(
+                &["tune", base, "--data", &chats, "-o", &out, "--steps", "6", "--batch", "3", "--lr", "1e-3"],
+                "",
+            );
+            assert_eq!(done.code, 0, "{}", done.err);
+            lines(&Path::new(&out).join("metrics.jsonl"))
+        });
+        for (a, b) in a.iter().zip(&b) {
+            for name in ["loss", "grad_norm"] {
+                let (a, b) = (number(a, name), number(b, name));
+                assert!((a - b).abs() <= 2e-5 * b.max(1.0), "{recipe}: {name} {a} and {b}");
+            }
+        }
     }
 }
 

@@ -137,6 +137,8 @@ fn time(seconds: f64) -> String {
 /// Writes what was learned, as far as each format can hold it.
 fn write(job: &Job, tensors: &[TrainedTensor], first: Option<&[TrainedTensor]>) -> Result<Vec<PathBuf>> {
     let (config, source) = (&job.config, &*job.model.source);
+    // The model's own need not be written down again.
+    let template = job.encoder.template().filter(|_| config.data.template.is_some());
     let mut files = Vec::new();
     let is_whole = |t: &TrainedTensor| matches!(t.role, Role::Matrix | Role::Embedding | Role::Norm | Role::Vector);
     if tensors.iter().any(|t| t.role == Role::ValueHead) {
@@ -147,31 +149,33 @@ fn write(job: &Job, tensors: &[TrainedTensor], first: Option<&[TrainedTensor]>) 
     }
     if tensors.iter().any(is_whole) {
         let path = config.output.join("model.gguf");
-        let extra = match load::folder(&config.model) {
+        let mut extra = match load::folder(&config.model) {
             Some(folder) => tokenizer_keys(folder)?,
             None => Metadata::default(),
         };
+        if let Some(template) = template {
+            extra.set(load::CHAT_TEMPLATE, template);
+        }
         files.extend(to_gguf(&out::Replaced::new(source, tensors), &extra, &path, &GgufOptions::default())?);
     }
     if !tensors.iter().any(|t| t.role == Role::LoraA) {
         return Ok(files);
     }
-    let lora = out::adapters(tensors, out::scale(&config.train), first)?;
+    let lora = out::adapters(tensors, out::scale(&config.train), first);
     let (folder, base) = (config.output.join("adapter"), config.model.display().to_string());
     let reward = matches!(config.objective, allod_train::objective::Objective::Reward(_));
     match out::write_peft(&folder, source, &base, &lora, &config.train, reward) {
         Ok(written) => files.extend(written),
         Err(error) => note(&format!("no PEFT folder: {error}")),
     }
-    if config.data.template.is_some()
-        && let Some(template) = job.encoder.template()
+    if let Some(template) = template
         && folder.is_dir()
     {
-        let path = folder.join("chat_template.jinja");
+        let path = folder.join(load::ADAPTER_TEMPLATE);
         std::fs::write(&path, template)?;
         files.push(path);
     }
-    match out::write_gguf(&config.output.join("adapter.gguf"), source, &lora) {
+    match out::write_gguf(&config.output.join("adapter.gguf"), source, &lora, template) {
         Ok(written) => files.extend(written),
         Err(error) => note(&format!("no GGUF adapter: {error}")),
     }
