@@ -26,3 +26,4 @@ pub use llama2c::Llama2c;
 pub use meta::{Array, Metadata, Value};
 pub use safetensors::Safetensors;
 pub use source::{TensorInfo, WeightSource};
+pub use staged::write_file;

@@ -8,6 +8,16 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+/// Writes a whole file: whoever opens `path` finds what was there before or all of `bytes`.
+///
+/// # Errors
+/// The disk's.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut staged = Staged::create(path.to_path_buf(), bytes)?;
+    staged.sync()?;
+    staged.publish()
+}
+
 /// A file under a temporary name in the folder where it will stand. Dropped before it is published, it is removed.
 #[derive(Debug)]
 struct Staged {

@@ -86,13 +86,14 @@ fn system(talk: &mut Talk, text: &str) {
     note(if text.is_empty() { "no instructions" } else { "instructions set" });
 }
 
-/// Sets a parameter; the value is JSON or `default`.
+/// Sets a parameter, named as here or like the flag; the value is JSON or `default`.
 fn set(talk: &mut Talk, rest: &str) -> Result<()> {
     let Some((name, value)) = rest.split_once(char::is_whitespace) else {
         return show(talk);
     };
+    let name = &name.trim_start_matches('-').replace('-', "_");
     let names = parameters();
-    if !names.iter().any(|n| n == name) {
+    if !names.contains(name) {
         return Err(Failure::new(format!("there is no parameter {name}"), names.join(" ")).into());
     }
     let value = match value.trim() {
@@ -100,8 +101,7 @@ fn set(talk: &mut Talk, rest: &str) -> Result<()> {
         text => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())),
     };
     let shown = value.to_string();
-    let sampling =
-        merged(&talk.chat.sampling, Map::from_iter([(name.to_string(), value)])).context(name.to_string())?;
+    let sampling = merged(&talk.chat.sampling, Map::from_iter([(name.clone(), value)])).context(name.clone())?;
     sampling.validate(talk.chat.session.vocabulary())?;
     talk.chat.sampling = sampling;
     note(&format!("{name} = {shown}"));
@@ -162,7 +162,7 @@ fn save(talk: &Talk, path: &Path) -> Result<()> {
         sampling: talk.chat.sampling.clone(),
     };
     let text = serde_json::to_string_pretty(&saved)? + "\n";
-    std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    allod_formats::write_file(path, text.as_bytes())?;
     note(&format!("{} messages saved", talk.messages.len()));
     Ok(())
 }

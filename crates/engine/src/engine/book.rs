@@ -65,7 +65,7 @@ impl Book {
             saved: Vec::new(),
             adapters: Adapters::default(),
             past: Past::new(options.past),
-            pace: Pace::new(),
+            pace: Pace::default(),
             spill: None,
             clients: HashMap::new(),
             next_request: 0,

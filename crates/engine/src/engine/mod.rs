@@ -45,9 +45,6 @@ use spill::Spill;
 use std::time::Instant;
 use trace::Trace;
 
-/// Steps of more rows say nothing about what a few more cost.
-const PACED_ROWS: usize = 160;
-
 /// A backend and the requests that it works on.
 pub struct Engine {
     backend: Box<dyn Backend>,
@@ -155,9 +152,9 @@ impl Engine {
             let scheduled = started.elapsed();
             self.book.counters.steps += 1;
             self.execute(&parts);
-            if self.last_rows <= PACED_ROWS {
-                self.book.pace.observe(self.last_rows, (started.elapsed() - scheduled).as_secs_f64());
-            }
+            let answers = parts.iter().filter(|part| part.decodes).map(|part| part.rows + part.draft.len()).sum();
+            let seconds = (started.elapsed() - scheduled).as_secs_f64();
+            self.book.pace.observe(answers, self.last_rows - answers, seconds);
             for (from, to) in self.book.copies.drain(..) {
                 self.backend.copy_state(from, to);
             }

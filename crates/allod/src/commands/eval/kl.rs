@@ -67,7 +67,7 @@ pub(crate) fn run(args: &KlArgs) -> Result<ExitCode> {
     }
     if let Some(file) = &args.svg {
         let points = all.iter().map(|(model, d)| point(model, d)).collect::<Vec<_>>();
-        std::fs::write(file, plot("Size against divergence", &points)).with_context(|| file.display().to_string())?;
+        allod_formats::write_file(file, plot("Size against divergence", &points).as_bytes())?;
     }
     match &all[..] {
         [(_, one)] if args.json => writeln!(stdout().lock(), "{}", serde_json::to_string(one)?)?,

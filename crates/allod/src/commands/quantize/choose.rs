@@ -43,7 +43,7 @@ impl Chosen {
         }
         let file = output.with_extension("recipe.json");
         let text = Mix::of(&self.name, &self.choices).to_json()?;
-        std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+        allod_formats::write_file(&file, text.as_bytes())?;
         Ok(Some(file))
     }
 }

@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn drafts_that_never_hold_become_rare() {
-        let pace = Pace::new();
+        let pace = Pace::default();
         let mut record = Record::new();
         let mut drafted = 0;
         for _ in 0..1000 {
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn drafts_that_hold_become_long() {
-        let pace = Pace::new();
+        let pace = Pace::default();
         let mut record = Record::new();
         let mut longest = 0;
         for _ in 0..20 {
