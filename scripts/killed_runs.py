@@ -70,7 +70,7 @@ def main():
         text.write_text("\n<|endoftext|>\n".join(story(rng) for _ in range(200)))
         tune = [args.allod, "tune", "default", "--data", str(text), "--steps", "60", "--batch", "4", "--lr", "1e-3",
                 "--dropout", "0.1", "--save-every", "2", "-t", "1", "--held-out", "0.05"]
-        pretrain = [args.allod, "pretrain", "--data", str(text), "--vocabulary", "300", "--width", "64", "--layers", "2",
+        pretrain = [args.allod, "pretrain", "--data", str(text), "--name", "small", "--vocabulary", "300", "--width", "64", "--layers", "2",
                     "--heads", "2", "--kv-heads", "1", "--ff", "128", "--context", "64", "--steps", "80", "--batch", "4",
                     "--warmup-steps", "5", "--save-every", "3", "-t", "1"]
         adapter = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter.gguf"]

@@ -93,6 +93,9 @@ pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error
         let table = base.tensor(TABLE)?;
         adapter.whole.insert(HEAD.into(), numbers(TABLE, &table)?.into());
     }
+    if config.keeps_ties && base.info(HEAD).is_none() && adapter.whole.contains_key(TABLE) {
+        adapter.whole.remove(HEAD);
+    }
     Ok(adapter)
 }
 

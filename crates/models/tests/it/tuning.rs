@@ -60,7 +60,7 @@ fn nudge(l: &mut Learner) {
 }
 
 /// Walks along the gradient of the tensors whose names end with `ending` and compares the slope. The loss is some 50 nats
-/// in f32, good to 1e-5; a way of 3e-3 changes it by more than 4e-2: 3e-4 of the slope, and the rest for its curvature.
+/// in f32, good to 1e-5, which over a way of twice 3e-3 is 2e-3 of a slope of 1; the rest is for its curvature.
 fn slope(name: &str, l: &mut Learner, noise: f32, ending: &str) {
     const WAY: f32 = 3e-3;
     loss(l, Pass::Train, noise, true);
@@ -79,7 +79,11 @@ fn slope(name: &str, l: &mut Learner, noise: f32, ending: &str) {
     l.tensors_mut().iter_mut().zip(start).for_each(|(t, s)| t.data = s);
     ends[0] = (ends[0] - ends[1]) / f64::from(2.0 * WAY);
     let off = (ends[0] / length - 1.0).abs();
-    assert!(length > 7.0 && off < 2e-3, "{name} {ending}: slope {length}, by differences {}", ends[0]);
+    assert!(
+        length > 1.0 && off < 2e-3 / length + 1.5e-3,
+        "{name} {ending}: slope {length}, by differences {}",
+        ends[0]
+    );
 }
 
 #[test]

@@ -42,8 +42,13 @@ pub fn write_peft(
             tensors.push((key("lora_magnitude_vector"), vec![magnitude.len()], magnitude));
         }
     }
+    let is_tied = adapter.whole.contains_key("token_embd.weight") && base.info("output.weight").is_none();
     for (name, shape, values) in &whole {
         tensors.push((format!("base_model.model.{name}"), shape.clone(), values));
+        if is_tied && name.ends_with("embed_tokens.weight") {
+            // PEFT ties the two, and looks for both.
+            tensors.push(("base_model.model.lm_head.weight".into(), shape.clone(), values));
+        }
     }
     let path = folder.join("adapter_model.safetensors");
     let announced = tensors.iter().map(|(name, shape, _)| (name.clone(), Dtype::F32, shape.clone()));
@@ -54,7 +59,6 @@ pub fn write_peft(
     }
     let mut files = writer.finish()?;
     let saved: Vec<&str> = whole.iter().map(|(name, ..)| name.strip_suffix(".weight").unwrap_or(name)).collect();
-    let is_tied = adapter.whole.contains_key("token_embd.weight") && base.info("output.weight").is_none();
     let rank = modules.values().next().map_or(train.rank, |m| m.rank);
     let alpha = super::scale(train) * if train.rslora { (rank as f64).sqrt() } else { rank as f64 };
     let config = json!({
