@@ -81,14 +81,24 @@ impl Isa {
     /// Runs a job with this tier's instructions.
     pub fn run<J: Job>(self, job: J) -> J::Out {
         #[cfg(target_arch = "x86_64")]
-        if self != Isa::Scalar {
+        {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn wide<J: Job>(job: J) -> J::Out {
                 job.run()
             }
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+            fn widest<J: Job>(job: J) -> J::Out {
+                job.run()
+            }
             #[expect(unsafe_code, reason = "instructions chosen at run time")]
             // SAFETY: an `Isa` above `Scalar` names features that this machine has.
-            return unsafe { wide(job) };
+            unsafe {
+                match self {
+                    Isa::Scalar => {}
+                    Isa::Avx2 => return wide(job),
+                    Isa::Avx512 => return widest(job),
+                }
+            }
         }
         job.run()
     }

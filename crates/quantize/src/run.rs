@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Changes whenever an encoder gives other bytes than before.
-pub const ENCODERS: u32 = 1;
+pub const ENCODERS: u32 = 2;
 
 /// What to do.
 pub struct Request<'a> {
@@ -235,7 +235,9 @@ fn source_digest(source: &dyn WeightSource, pool: &Pool) -> Result<blake3::Hash,
     pool.run(names.len(), |i| {
         let digest = source.tensor(&names[i]).map(|t| {
             let head = format!("{} {} {:?}", names[i], t.dtype, t.shape);
-            blake3::Hasher::new().update(head.as_bytes()).update(&t.data).finalize()
+            let digest = blake3::Hasher::new().update(head.as_bytes()).update(&t.data).finalize();
+            t.data.release();
+            digest
         });
         *digests[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
     });
@@ -283,6 +285,7 @@ fn write(
             };
             error = Work::new(request, choice, &tensor)?.write(pool, writer, &mut tell)?;
         }
+        tensor.data.release();
         done += size;
         report.bytes_out += bytes;
         report.weights += tensor.len() as u64;

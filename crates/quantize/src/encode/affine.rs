@@ -1,19 +1,22 @@
-//! Blocks with scale and minimum under super-block scales: Q2_K, Q4_K, Q5_K.
+//! Blocks with scale and minimum: Q4_1 and Q5_1, and under super-block scales Q2_K, Q4_K, Q5_K.
 //!
 //! Minimized is the weighted squared error of `d * scale * q - dmin * min` over everything that is stored. Each block
 //! first finds its best real scale and minimum: codes from a grid of ranges, least squares for the codes, codes again.
-//! Then all blocks together: whole-number scales and minima around the real ones, least squares for `d` and `dmin`
-//! under them, and again; the best state met counts.
+//! Then all blocks together: whole-number scales and minima around the real ones, at several super-block scales; from
+//! the best of these on, least squares for `d` and `dmin` and a wider search around the real ones, twice.
 
-use super::sums::{Codes, clamp, codes, error, half, inverse, moments, round};
+use super::{
+    lanes::{Batch, Codes, LANES, Lanes, Moments, each, once, together},
+    sums::{clamp, half, inverse, round},
+};
 
-/// A super-block of `BLOCKS` blocks of `N` values, ready to be packed.
-pub(super) struct Affine<const BLOCKS: usize> {
-    pub(super) d: [u8; 2],
-    pub(super) dmin: [u8; 2],
-    pub(super) scales: [u8; BLOCKS],
-    pub(super) mins: [u8; BLOCKS],
-    pub(super) q: [u8; 256],
+/// Super-blocks ready to be packed. Everything stands once for a block.
+pub(super) struct Affine<const VALUES: usize> {
+    pub(super) d: Lanes,
+    pub(super) dmin: Lanes,
+    pub(super) scales: [u8; LANES],
+    pub(super) mins: [u8; LANES],
+    pub(super) q: [u8; VALUES],
 }
 
 /// What a type can store, and how hard to look.
@@ -30,189 +33,203 @@ pub(super) struct Limits {
     pub(super) above_zero: bool,
 }
 
-/// A block's best scale and minimum in real numbers, and the mean of its codes under them.
-#[derive(Clone, Copy, Default)]
-struct Real {
-    scale: f32,
-    min: f32,
-    mean: f32,
+/// Blocks' best scales and minima in real numbers, and the means of their codes under them.
+#[derive(Clone, Copy)]
+pub(super) struct Real {
+    pub(super) scale: Lanes,
+    pub(super) min: Lanes,
+    mean: Lanes,
 }
 
 /// Super-block scales and the whole numbers under them.
 #[derive(Clone, Copy)]
-struct State<const BLOCKS: usize> {
-    d: f32,
-    dmin: f32,
-    scales: [f32; BLOCKS],
-    mins: [f32; BLOCKS],
-    error: f32,
+struct State {
+    d: Lanes,
+    dmin: Lanes,
+    scales: Lanes,
+    mins: Lanes,
+    /// Of the super-block, once all its blocks are fitted.
+    error: Lanes,
 }
 
-/// Times that whole numbers and super-block scales are fitted to each other.
-const ROUNDS: usize = 3;
+/// Steps around the nearest whole numbers to try: of scales, and of minima under each of them.
+struct Reach(&'static [f32], &'static [f32]);
+const NARROW: Reach = Reach(&[0.0, -1.0, 1.0], &[0.0]);
+const WIDE: Reach = Reach(&[0.0, -1.0, 1.0, -2.0, 2.0], &[0.0, -1.0, 1.0]);
+
+/// Times that whole numbers and super-block scales are fitted to each other in the end.
+const ROUNDS: usize = 2;
 
 #[inline(always)]
-pub(super) fn fit<const N: usize, const BLOCKS: usize>(x: &[f32; 256], w: &[f32; 256], l: &Limits) -> Affine<BLOCKS> {
-    let (x, w) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
-    let mut real = [Real::default(); BLOCKS];
-    for j in 0..BLOCKS {
-        real[j] = real_fit(&x[j], &w[j], l);
-    }
-    let greatest = |of: fn(&Real) -> f32| real.iter().map(of).fold(0.0, f32::max) / l.scale;
-    let (d, dmin) = (greatest(|r| r.scale), greatest(|r| r.min));
-    let mut best: Option<State<BLOCKS>> = None;
-    for start in l.starts {
-        let (mut d, mut dmin) = (half(d * start).1, half(dmin * start).1);
-        for _ in 0..ROUNDS {
-            let state = whole_numbers(x, w, &real, d, dmin, l);
-            (d, dmin) = refit(x, w, &state, l);
-            if best.as_ref().is_none_or(|b| state.error < b.error) {
-                best = Some(state);
-            }
-            if (d, dmin) == (state.d, state.dmin) {
-                break;
-            }
-        }
-    }
-    finish::<N, BLOCKS>(x, best, l)
-}
-
-/// The best scale and minimum of a block that stands alone.
-#[inline(always)]
-pub(super) fn best_pair<const N: usize>(x: &[f32; N], w: &[f32; N], l: &Limits) -> (f32, f32) {
-    let real = real_fit(x, w, l);
-    (real.scale, real.min)
-}
-
-/// The best scale and minimum of one block.
-#[inline(always)]
-fn real_fit<const N: usize>(x: &[f32; N], w: &[f32; N], l: &Limits) -> Real {
-    let (sw, sx, sxx) = moments(x, w);
-    let most = if l.above_zero { f32::INFINITY } else { 0.0 };
-    let low = x.iter().fold(most, |m: f32, &v| if v < m { v } else { m });
-    let high = x.iter().fold(low, |m, &v| if v > m { v } else { m });
-    if high <= low || sw <= 0.0 {
-        return Real { scale: 0.0, min: -low, mean: 0.0 };
-    }
-    let mut best = (f32::INFINITY, Real::default());
-    let mut consider = |c: Codes| {
-        // Least squares for scale and minimum; a minimum below zero cannot be stored.
-        let det = sw * c.qq - c.q * c.q;
-        let mut scale = (sw * c.xq - sx * c.q) * inverse(det);
-        let mut shift = (sx - scale * c.q) / sw;
-        if shift > 0.0 && !l.above_zero || det <= 0.0 {
-            (scale, shift) = (c.xq * inverse(c.qq), 0.0);
-        }
-        let error = sxx - scale * c.xq - shift * sx;
-        if error < best.0 && scale > 0.0 {
-            best = (error, Real { scale, min: -shift, mean: c.q / sw });
-        }
-        best.1
+pub(super) fn fit<const N: usize, const BLOCKS: usize, const VALUES: usize>(
+    x: &[f32; VALUES],
+    w: &[f32; VALUES],
+    l: &Limits,
+) -> Affine<VALUES> {
+    let b = Batch::<N>::new(x, w);
+    let m = b.moments();
+    let real = real_fit(&b, &m, l);
+    let greatest = |of: &Lanes| {
+        once::<BLOCKS>(|first| {
+            of[first..first + BLOCKS].iter().fold(0.0, |m: f32, &v| if v > m { v } else { m }) / l.scale
+        })
     };
-    let step = (high - low) / l.q;
-    let mut now = Real::default();
-    for a in l.cuts {
-        for b in l.cuts {
-            let (from, to) = (low + a * step, high - b * step);
-            let inverse = l.q / (to - from);
-            now = consider(codes(x, w, inverse, -from * inverse, 0.0, l.q));
+    let (d, dmin) = (greatest(&real.scale), greatest(&real.min));
+    let mut best = State { d, dmin, scales: [0.0; LANES], mins: [0.0; LANES], error: [f32::INFINITY; LANES] };
+    for start in l.starts {
+        let halved = |d: &Lanes| once::<BLOCKS>(|i| half(d[i] * start).1);
+        let state = whole_numbers::<N, BLOCKS>(&b, &real, halved(&d), halved(&dmin), l, &NARROW);
+        best = better(&state, &best);
+    }
+    for _ in 0..ROUNDS {
+        let (d, dmin) = refit::<N, BLOCKS>(&b, &m, &best, l);
+        best = better(&whole_numbers::<N, BLOCKS>(&b, &real, d, dmin, l, &WIDE), &best);
+    }
+    finish(&b, &best, l)
+}
+
+#[inline(always)]
+fn better(a: &State, b: &State) -> State {
+    let pick = |x: &Lanes, y: &Lanes| each(|l| if a.error[l] < b.error[l] { x[l] } else { y[l] });
+    State {
+        d: pick(&a.d, &b.d),
+        dmin: pick(&a.dmin, &b.dmin),
+        scales: pick(&a.scales, &b.scales),
+        mins: pick(&a.mins, &b.mins),
+        error: pick(&a.error, &b.error),
+    }
+}
+
+/// The best scale and minimum of every block for itself.
+#[inline(always)]
+pub(super) fn real_fit<const N: usize>(b: &Batch<N>, m: &Moments, l: &Limits) -> Real {
+    let most = if l.above_zero { f32::INFINITY } else { 0.0 };
+    let low = b.x.iter().fold([most; LANES], |m, x| each(|l| if x[l] < m[l] { x[l] } else { m[l] }));
+    let high = b.x.iter().fold(low, |m, x| each(|l| if x[l] > m[l] { x[l] } else { m[l] }));
+    let mut best = Real { scale: [0.0; LANES], min: low.map(|v| -v), mean: [0.0; LANES] };
+    let mut least = [f32::INFINITY; LANES];
+    for from in l.cuts {
+        for to in l.cuts {
+            let inverse = each(|i| inverse((high[i] - low[i]) * ((l.q - from - to) / (l.q * l.q))));
+            let offset = each(|i| -(low[i] * inverse[i] + from));
+            let c = b.codes(|i, x| clamp(round(x.mul_add(inverse[i], offset[i])), 0.0, l.q));
+            consider(&c, m, l, &mut least, &mut best);
         }
     }
     for _ in 0..2 {
-        let i = inverse(now.scale);
-        now = consider(codes(x, w, i, now.min * i, 0.0, l.q));
+        let inverse = best.scale.map(inverse);
+        let offset = each(|i| best.min[i] * inverse[i]);
+        let c = b.codes(|i, x| clamp(round(x.mul_add(inverse[i], offset[i])), 0.0, l.q));
+        consider(&c, m, l, &mut least, &mut best);
     }
-    now
+    best
+}
+
+/// Least squares for scale and minimum under codes; the best counts. A minimum below zero cannot be stored.
+#[inline(always)]
+fn consider(c: &Codes, m: &Moments, limits: &Limits, least: &mut Lanes, best: &mut Real) {
+    for l in 0..LANES {
+        let det = m.w[l] * c.qq[l] - c.q[l] * c.q[l];
+        let slope = (m.w[l] * c.xq[l] - m.x[l] * c.q[l]) * inverse(det);
+        let offset = (m.x[l] - slope * c.q[l]) / m.w[l];
+        let through_zero = offset > 0.0 && !limits.above_zero || det <= 0.0;
+        let scale = if through_zero { c.xq[l] * inverse(c.qq[l]) } else { slope };
+        let shift = if through_zero { 0.0 } else { offset };
+        let error = m.xx[l] - scale * c.xq[l] - shift * m.x[l];
+        let good = error < least[l] && scale > 0.0;
+        least[l] = if good { error } else { least[l] };
+        best.scale[l] = if good { scale } else { best.scale[l] };
+        best.min[l] = if good { -shift } else { best.min[l] };
+        best.mean[l] = if good { c.q[l] / m.w[l] } else { best.mean[l] };
+    }
+}
+
+/// Weighted squared errors under whole-number scales and minima.
+#[inline(always)]
+fn errors<const N: usize>(b: &Batch<N>, s: &State, scale: &Lanes, min: &Lanes, l: &Limits) -> Lanes {
+    let (scale, min) = (each(|i| s.d[i] * scale[i]), each(|i| s.dmin[i] * min[i]));
+    let inverse = scale.map(inverse);
+    b.squares(|i, x| {
+        let shifted = x + min[i];
+        clamp(round(shifted * inverse[i]), 0.0, l.q).mul_add(-scale[i], shifted)
+    })
 }
 
 /// The best whole-number scales and minima near the real ones.
 #[inline(always)]
 fn whole_numbers<const N: usize, const BLOCKS: usize>(
-    x: &[[f32; N]],
-    w: &[[f32; N]],
-    real: &[Real; BLOCKS],
-    d: f32,
-    dmin: f32,
+    b: &Batch<N>,
+    real: &Real,
+    d: Lanes,
+    dmin: Lanes,
     l: &Limits,
-) -> State<BLOCKS> {
-    let mut state = State { d, dmin, scales: [0.0; BLOCKS], mins: [0.0; BLOCKS], error: 0.0 };
-    let (id, idmin) = (inverse(d), inverse(dmin));
-    for j in 0..BLOCKS {
-        let r = &real[j];
-        let near = round(r.scale * id);
+    reach: &Reach,
+) -> State {
+    let (id, idmin) = (d.map(inverse), dmin.map(inverse));
+    let whole = |v: f32| clamp(round(v), 0.0, l.scale);
+    let near = |step: f32| {
+        let scale = each(|i| clamp(round(real.scale[i] * id[i]) + step, 0.0, l.scale));
         // With another scale the centre stays where it is.
-        let centred = |scale: f32| {
-            let scale = clamp(scale, 0.0, l.scale);
-            let min = r.min + (d * scale - r.scale) * r.mean;
-            (scale, clamp(round(min * idmin), 0.0, l.scale))
-        };
-        let flat = (0.0, clamp(round(r.min * idmin), 0.0, l.scale));
-        let mut best = (f32::INFINITY, 0.0, 0.0);
-        for (scale, min) in [centred(near), centred(near - 1.0), centred(near + 1.0), flat] {
-            let e = error(&x[j], &w[j], d * scale, dmin * min, 0.0, l.q);
-            if e < best.0 {
-                best = (e, scale, min);
-            }
+        let min = each(|i| whole((real.min[i] + (d[i] * scale[i] - real.scale[i]) * real.mean[i]) * idmin[i]));
+        (scale, min)
+    };
+    let mut s = State { d, dmin, scales: [0.0; LANES], mins: [0.0; LANES], error: [f32::INFINITY; LANES] };
+    for step in reach.0 {
+        let (scale, min) = near(*step);
+        for step in reach.1 {
+            try_numbers(b, &mut s, &scale, &each(|i| clamp(min[i] + step, 0.0, l.scale)), l);
         }
-        for step in [-1.0, 1.0] {
-            let (scale, min) = (best.1, clamp(best.2 + step, 0.0, l.scale));
-            let e = error(&x[j], &w[j], d * scale, dmin * min, 0.0, l.q);
-            if e < best.0 {
-                best = (e, scale, min);
-            }
-        }
-        let (e, scale, min) = best;
-        (state.scales[j], state.mins[j]) = (scale, min);
-        state.error += e;
     }
-    state
+    for step in [-1.0, 1.0] {
+        let (scale, min) = (s.scales, each(|i| clamp(s.mins[i] + step, 0.0, l.scale)));
+        try_numbers(b, &mut s, &scale, &min, l);
+    }
+    s.error = together::<BLOCKS>(&s.error);
+    s
+}
+
+/// Takes a scale and minimum where they lower a block's error.
+#[inline(always)]
+fn try_numbers<const N: usize>(b: &Batch<N>, s: &mut State, scale: &Lanes, min: &Lanes, l: &Limits) {
+    let e = errors(b, s, scale, min, l);
+    for i in 0..LANES {
+        let good = e[i] < s.error[i];
+        s.error[i] = if good { e[i] } else { s.error[i] };
+        s.scales[i] = if good { scale[i] } else { s.scales[i] };
+        s.mins[i] = if good { min[i] } else { s.mins[i] };
+    }
 }
 
 /// Least squares for the super-block scales under the codes that a state leads to.
 #[inline(always)]
-fn refit<const N: usize, const BLOCKS: usize>(
-    x: &[[f32; N]],
-    w: &[[f32; N]],
-    s: &State<BLOCKS>,
-    l: &Limits,
-) -> (f32, f32) {
+fn refit<const N: usize, const BLOCKS: usize>(b: &Batch<N>, m: &Moments, s: &State, l: &Limits) -> (Lanes, Lanes) {
+    let (scale, min) = (each(|i| s.d[i] * s.scales[i]), each(|i| s.dmin[i] * s.mins[i]));
+    let inverses = scale.map(inverse);
+    let offset = each(|i| min[i] * inverses[i]);
+    let c = b.codes(|i, x| clamp(round(x.mul_add(inverses[i], offset[i])), 0.0, l.q));
     // Normal equations of x = d * a - dmin * b.
-    let (mut aa, mut ab, mut bb, mut xa, mut xb) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for j in 0..BLOCKS {
-        let (scale, min) = (s.scales[j], s.mins[j]);
-        let i = inverse(s.d * scale);
-        let c = codes(&x[j], &w[j], i, s.dmin * min * i, 0.0, l.q);
-        let (sw, sx, _) = moments(&x[j], &w[j]);
-        aa += scale * scale * c.qq;
-        ab += scale * min * c.q;
-        bb += min * min * sw;
-        xa += scale * c.xq;
-        xb += min * sx;
-    }
-    let det = aa * bb - ab * ab;
-    let (mut d, mut dmin) = ((xa * bb - xb * ab) * inverse(det), (xa * ab - xb * aa) * inverse(det));
+    let sum = |f: &dyn Fn(usize) -> f32| together::<BLOCKS>(&each(f));
+    let aa = sum(&|i| s.scales[i] * s.scales[i] * c.qq[i]);
+    let ab = sum(&|i| s.scales[i] * s.mins[i] * c.q[i]);
+    let bb = sum(&|i| s.mins[i] * s.mins[i] * m.w[i]);
+    let xa = sum(&|i| s.scales[i] * c.xq[i]);
+    let xb = sum(&|i| s.mins[i] * m.x[i]);
+    let det = each(|i| aa[i] * bb[i] - ab[i] * ab[i]);
+    let d = each(|i| (xa[i] * bb[i] - xb[i] * ab[i]) * inverse(det[i]));
+    let dmin = each(|i| (xa[i] * ab[i] - xb[i] * aa[i]) * inverse(det[i]));
     // With next to no minima the equations say nothing about them.
-    if det <= 1e-6 * aa * bb || d <= 0.0 || dmin <= 0.0 {
-        (d, dmin) = ((xa + s.dmin * ab) * inverse(aa), s.dmin);
-    }
-    (half(d.max(0.0)).1, half(dmin.max(0.0)).1)
+    let single = |i: usize| det[i] <= 1e-6 * aa[i] * bb[i] || d[i] <= 0.0 || dmin[i] <= 0.0;
+    let alone = |i: usize| (xa[i] + s.dmin[i] * ab[i]) * inverse(aa[i]);
+    (
+        once::<BLOCKS>(|i| half(if single(i) { alone(i) } else { d[i] }.max(0.0)).1),
+        once::<BLOCKS>(|i| half(if single(i) { s.dmin[i] } else { dmin[i] }.max(0.0)).1),
+    )
 }
 
 #[inline(always)]
-fn finish<const N: usize, const BLOCKS: usize>(
-    x: &[[f32; N]],
-    state: Option<State<BLOCKS>>,
-    l: &Limits,
-) -> Affine<BLOCKS> {
-    let mut out = Affine { d: [0; 2], dmin: [0; 2], scales: [0; BLOCKS], mins: [0; BLOCKS], q: [0; 256] };
-    let Some(s) = state else { return out };
-    (out.d, out.dmin) = (half(s.d).0, half(s.dmin).0);
-    for (j, q) in out.q.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        (out.scales[j], out.mins[j]) = (s.scales[j] as u8, s.mins[j] as u8);
-        let (inverse, min) = (inverse(s.d * s.scales[j]), s.dmin * s.mins[j]);
-        for (q, x) in q.iter_mut().zip(&x[j]) {
-            *q = clamp(round((x + min) * inverse), 0.0, l.q) as u8;
-        }
-    }
-    out
+fn finish<const N: usize, const VALUES: usize>(b: &Batch<N>, s: &State, l: &Limits) -> Affine<VALUES> {
+    let mut q = [0; VALUES];
+    let inverse = each(|i| inverse(s.d[i] * s.scales[i]));
+    b.write(&mut q, |i, x| clamp(round((x + s.dmin[i] * s.mins[i]) * inverse[i]), 0.0, l.q) as u8);
+    Affine { d: s.d, dmin: s.dmin, scales: s.scales.map(|v| v as u8), mins: s.mins.map(|v| v as u8), q }
 }

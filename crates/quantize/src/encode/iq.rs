@@ -1,14 +1,16 @@
 //! IQ1, IQ2 and IQ3 as bytes.
 
-use super::codebook::{Block, Book, Scales, Sums, expected, fit_scales};
+use super::{
+    candidates::{CANDIDATES, Candidates, GRID, Scales, fit_scales},
+    codebook::{Book, Sums},
+    lanes::LANES,
+};
 use allod_formats::codec::codebook as table;
 use std::sync::LazyLock;
 
 /// How a type with signs apart arranges its values in groups of `W`.
 struct Signed<const W: usize> {
     book: Book<W>,
-    /// Groups to a block.
-    groups: usize,
     /// Blocks' scales are this many times an odd number.
     unit: f32,
     /// Whether only seven of eight signs are stored, and the eighth makes the number of minus signs even.
@@ -18,18 +20,18 @@ struct Signed<const W: usize> {
 const TWO_BIT: [(i8, f32); 3] = [(8, 8.0), (25, 25.0), (43, 43.0)];
 
 static IQ2_XXS: LazyLock<Signed<8>> =
-    LazyLock::new(|| Signed { book: Book::new(&table::IQ2_XXS, &TWO_BIT), groups: 4, unit: 0.125, even: true });
+    LazyLock::new(|| Signed { book: Book::new(&table::IQ2_XXS, &TWO_BIT), unit: 0.125, even: true });
 static IQ2_XS: LazyLock<Signed<8>> =
-    LazyLock::new(|| Signed { book: Book::new(&table::IQ2_XS, &TWO_BIT), groups: 2, unit: 0.125, even: true });
+    LazyLock::new(|| Signed { book: Book::new(&table::IQ2_XS, &TWO_BIT), unit: 0.125, even: true });
 static IQ2_S: LazyLock<Signed<8>> =
-    LazyLock::new(|| Signed { book: Book::new(&table::IQ2_S, &TWO_BIT), groups: 2, unit: 0.125, even: false });
+    LazyLock::new(|| Signed { book: Book::new(&table::IQ2_S, &TWO_BIT), unit: 0.125, even: false });
 static IQ3_XXS: LazyLock<Signed<4>> = LazyLock::new(|| {
     let levels = [4, 12, 20, 28, 36, 44, 52, 62].map(|v| (v, f32::from(v)));
-    Signed { book: Book::new(&table::IQ3_XXS, &levels), groups: 8, unit: 0.25, even: true }
+    Signed { book: Book::new(&table::IQ3_XXS, &levels), unit: 0.25, even: true }
 });
 static IQ3_S: LazyLock<Signed<4>> = LazyLock::new(|| {
     let levels = [1, 3, 5, 7, 9, 11, 13, 15].map(|v| (v, f32::from(v)));
-    Signed { book: Book::new(&table::IQ3_S, &levels), groups: 8, unit: 1.0, even: false }
+    Signed { book: Book::new(&table::IQ3_S, &levels), unit: 1.0, even: false }
 });
 
 /// A super-block ready to be packed.
@@ -68,40 +70,46 @@ impl<const W: usize> Signed<W> {
     }
 
     #[inline(always)]
-    fn fit(&self, x: &[f32; 256], w: &[f32; 256]) -> Fitted {
+    fn fit<const BLOCKS: usize>(&self, x: &[f32; 256], w: &[f32; 256]) -> Fitted {
         let mut values = *x;
         for (v, w) in values.as_chunks_mut::<8>().0.iter_mut().zip(w.as_chunks::<8>().0) {
             *v = unsigned(v, self.signs(v, w)[0]);
         }
-        let size = self.groups * W;
-        let mut sums: Vec<Sums> = (0..self.groups).map(|_| Sums::new()).collect();
-        let (mut blocks, mut real) = (Vec::new(), Vec::new());
-        for (x, w) in values.chunks_exact(size).zip(w.chunks_exact(size)) {
-            let guess = expected(&self.book, x, w);
-            let groups = x.as_chunks::<W>().0.iter().zip(w.as_chunks::<W>().0).zip(&mut sums);
-            let groups = groups.map(|((x, w), sums)| {
-                self.book.sums(x, w, sums);
-                sums.candidates(guess).to_vec()
-            });
-            let mut block = Block { ways: vec![groups.collect()] };
-            let scale = block.best_scale(guess);
-            for (group, sums) in block.ways[0].iter_mut().zip(&sums) {
-                group.push(sums.candidate(scale));
-            }
-            real.push(block.best_scale(guess));
-            blocks.push(block);
+        let size = 256 / BLOCKS;
+        let groups = size / W;
+        let mut sums = vec![Sums::NONE; 256 / W];
+        let mut c = Candidates::new(1, groups, CANDIDATES);
+        let mut expected = [0.0; LANES];
+        for (j, e) in expected[..BLOCKS].iter_mut().enumerate() {
+            *e = self.book.expected(&values[j * size..(j + 1) * size], &w[j * size..(j + 1) * size]);
         }
-        let scales = fit_scales(&blocks, &real, self.unit, 15);
-        self.choose(x, w, scales, &mut sums)
+        let (grouped, weights) = (values.as_chunks::<W>().0, w.as_chunks::<W>().0);
+        for (i, sums) in sums.iter_mut().enumerate() {
+            self.book.sums(&grouped[i], &weights[i], sums);
+            let (block, group) = (i / groups, i % groups);
+            for (slot, part) in GRID.iter().enumerate() {
+                let found = self.book.best(sums, expected[block] * part);
+                c.put(0, group, slot, block, &found);
+                c.put(0, group, CANDIDATES - 1, block, &found);
+            }
+        }
+        let real = c.best_scales(&expected);
+        for (i, sums) in sums.iter().enumerate() {
+            let (block, group) = (i / groups, i % groups);
+            c.put(0, group, CANDIDATES - 1, block, &self.book.best(sums, real[block]));
+        }
+        let scales = fit_scales::<BLOCKS>(&c, &c.best_scales(&expected), self.unit, 15.0);
+        self.choose(x, w, scales, size)
     }
 
     /// The best signs and rows under scales that stand.
     #[inline(always)]
-    fn choose(&self, x: &[f32; 256], w: &[f32; 256], scales: Scales, sums: &mut [Sums]) -> Fitted {
+    fn choose(&self, x: &[f32; 256], w: &[f32; 256], scales: Scales, size: usize) -> Fitted {
         let mut out = Fitted { scales, rows: [0; 64], signs: [0; 32] };
+        let mut sums = Sums::NONE;
         let per_eight = 8 / W;
         for (i, (x, w)) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0).enumerate() {
-            let scale = out.scales.of(i * 8 / (self.groups * W), self.unit);
+            let scale = out.scales.of(i * 8 / size, self.unit);
             let [first, second] = self.signs(x, w);
             let mut least = f32::INFINITY;
             for signs in [first, second].into_iter().take(if first == second { 1 } else { 2 }) {
@@ -109,9 +117,9 @@ impl<const W: usize> Signed<W> {
                 let mut rows = [0; 2];
                 let mut cost = 0.0;
                 for (g, (x, w)) in values.as_chunks::<W>().0.iter().zip(w.as_chunks::<W>().0).enumerate() {
-                    self.book.sums(x, w, &mut sums[0]);
-                    let (row, c) = sums[0].best(scale);
-                    (rows[g], cost) = (row as u16, cost + c);
+                    self.book.sums(x, w, &mut sums);
+                    let found = self.book.best(&sums, scale);
+                    (rows[g], cost) = (found.row, cost + found.cost);
                 }
                 if cost < least {
                     least = cost;
@@ -133,7 +141,7 @@ fn signs_and_scale(signs: &[u8], scale: u8) -> [u8; 4] {
 
 #[inline(always)]
 pub(super) fn iq2_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 66] {
-    let f = IQ2_XXS.fit(x, w);
+    let f = IQ2_XXS.fit::<8>(x, w);
     let mut b = [0; 66];
     b[..2].copy_from_slice(&f.scales.bytes);
     for (g, b) in b[2..].chunks_exact_mut(8).enumerate() {
@@ -147,7 +155,7 @@ pub(super) fn iq2_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 66] {
 
 #[inline(always)]
 pub(super) fn iq2_xs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 74] {
-    let f = IQ2_XS.fit(x, w);
+    let f = IQ2_XS.fit::<16>(x, w);
     let mut b = [0; 74];
     b[..2].copy_from_slice(&f.scales.bytes);
     for i in 0..32 {
@@ -168,7 +176,7 @@ fn put_nibbles(b: &mut [u8], numbers: &[u8]) {
 
 #[inline(always)]
 pub(super) fn iq2_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 82] {
-    let f = IQ2_S.fit(x, w);
+    let f = IQ2_S.fit::<16>(x, w);
     let mut b = [0; 82];
     b[..2].copy_from_slice(&f.scales.bytes);
     for i in 0..32 {
@@ -182,7 +190,7 @@ pub(super) fn iq2_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 82] {
 
 #[inline(always)]
 pub(super) fn iq3_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 98] {
-    let f = IQ3_XXS.fit(x, w);
+    let f = IQ3_XXS.fit::<8>(x, w);
     let mut b = [0; 98];
     b[..2].copy_from_slice(&f.scales.bytes);
     for i in 0..64 {
@@ -196,7 +204,7 @@ pub(super) fn iq3_xxs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 98] {
 
 #[inline(always)]
 pub(super) fn iq3_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 110] {
-    let f = IQ3_S.fit(x, w);
+    let f = IQ3_S.fit::<8>(x, w);
     let mut b = [0; 110];
     b[..2].copy_from_slice(&f.scales.bytes);
     for i in 0..64 {
@@ -210,7 +218,9 @@ pub(super) fn iq3_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 110] {
 
 /// IQ1's rows above and below the whole numbers.
 static IQ1: LazyLock<[Book<8>; 2]> = LazyLock::new(|| {
-    [table::DELTA, -table::DELTA].map(|d| Book::new(&table::IQ1, &[(-1, d - 1.0), (0, d), (1, d + 1.0)]))
+    let above = Book::new(&table::IQ1, &[-1, 0, 1].map(|v| (v, f32::from(v) + table::DELTA)));
+    let below = above.with(&[-1.0, 0.0, 1.0].map(|v| v - table::DELTA));
+    [above, below]
 });
 
 /// Rows and signs of IQ1's shift (1 below), and scales.
@@ -220,40 +230,42 @@ struct Shifted {
     below: [u8; 32],
 }
 
-/// Fits blocks of `groups` groups; `common` means one shift for a block.
+/// Fits `BLOCKS` blocks; `common` means one shift for a block.
 #[inline(always)]
-fn fit_shifted(x: &[f32; 256], w: &[f32; 256], groups: usize, common: bool) -> Shifted {
-    let size = groups * 8;
-    let mut sums: Vec<[Sums; 2]> = (0..groups).map(|_| [Sums::new(), Sums::new()]).collect();
-    let (mut blocks, mut real) = (Vec::new(), Vec::new());
-    for (x, w) in x.chunks_exact(size).zip(w.chunks_exact(size)) {
-        let guess = expected(&IQ1[0], x, w);
-        for ((x, w), sums) in x.as_chunks().0.iter().zip(w.as_chunks().0).zip(&mut sums) {
-            IQ1[0].sums(x, w, &mut sums[0]);
-            IQ1[1].sums(x, w, &mut sums[1]);
-        }
-        let list = |v: usize| sums.iter().map(move |s| s[v].candidates(guess).to_vec());
-        let ways = if common {
-            vec![list(0).collect(), list(1).collect()]
-        } else {
-            vec![list(0).zip(list(1)).map(|(a, b)| [a, b].concat()).collect()]
-        };
-        let block = Block { ways };
-        real.push(block.best_scale(guess));
-        blocks.push(block);
+fn fit_shifted<const BLOCKS: usize>(x: &[f32; 256], w: &[f32; 256], common: bool) -> Shifted {
+    let size = 256 / BLOCKS;
+    let groups = size / 8;
+    // Both shifts are either ways of a whole block or more candidates of a group.
+    let (ways, per_group) = if common { (2, GRID.len()) } else { (1, 2 * GRID.len()) };
+    let mut c = Candidates::new(ways, groups, per_group);
+    let mut sums = vec![[Sums::NONE, Sums::NONE]; 32];
+    let mut expected = [0.0; LANES];
+    for (j, e) in expected[..BLOCKS].iter_mut().enumerate() {
+        *e = IQ1[0].expected(&x[j * size..(j + 1) * size], &w[j * size..(j + 1) * size]);
     }
-    let scales = fit_scales(&blocks, &real, 1.0, 7);
+    let (grouped, weights) = (x.as_chunks::<8>().0, w.as_chunks::<8>().0);
+    for (i, sums) in sums.iter_mut().enumerate() {
+        let (block, group) = (i / groups, i % groups);
+        for v in 0..2 {
+            IQ1[v].sums(&grouped[i], &weights[i], &mut sums[v]);
+            for (slot, part) in GRID.iter().enumerate() {
+                let found = IQ1[v].best(&sums[v], expected[block] * part);
+                let (way, slot) = if common { (v, slot) } else { (0, v * GRID.len() + slot) };
+                c.put(way, group, slot, block, &found);
+            }
+        }
+    }
+    let scales = fit_scales::<BLOCKS>(&c, &c.best_scales(&expected), 1.0, 7.0);
     let mut out = Shifted { scales, rows: [0; 32], below: [0; 32] };
-    for (i, (x, w)) in x.as_chunks().0.iter().zip(w.as_chunks().0).enumerate() {
+    for (i, sums) in sums.iter().enumerate() {
         let block = i / groups;
         let scale = out.scales.of(block, 1.0);
         let mut least = f32::INFINITY;
-        for v in (0..2).filter(|&v| !common || v == out.scales.ways[block]) {
-            IQ1[v].sums(x, w, &mut sums[0][0]);
-            let (row, cost) = sums[0][0].best(scale);
-            if cost < least {
-                least = cost;
-                (out.rows[i], out.below[i]) = (row as u16, v as u8);
+        for v in (0..2).filter(|&v| !common || v == usize::from(out.scales.ways[block])) {
+            let found = IQ1[v].best(&sums[v], scale);
+            if found.cost < least {
+                least = found.cost;
+                (out.rows[i], out.below[i]) = (found.row, v as u8);
             }
         }
     }
@@ -262,7 +274,7 @@ fn fit_shifted(x: &[f32; 256], w: &[f32; 256], groups: usize, common: bool) -> S
 
 #[inline(always)]
 pub(super) fn iq1_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 50] {
-    let f = fit_shifted(x, w, 4, true);
+    let f = fit_shifted::<8>(x, w, true);
     let mut b = [0; 50];
     b[..2].copy_from_slice(&f.scales.bytes);
     for g in 0..8 {
@@ -278,7 +290,7 @@ pub(super) fn iq1_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 50] {
 
 #[inline(always)]
 pub(super) fn iq1_m(x: &[f32; 256], w: &[f32; 256]) -> [u8; 56] {
-    let f = fit_shifted(x, w, 2, false);
+    let f = fit_shifted::<16>(x, w, false);
     let mut b = [0; 56];
     for i in 0..32 {
         b[i] = f.rows[i] as u8;

@@ -1,17 +1,23 @@
 //! Sets of levels that codes stand for, times a scale that may be negative.
 
-use super::sums::{Codes, clamp, extreme, inverse, round, total};
+use super::{
+    lanes::{Batch, LANES, Lanes, each},
+    sums::{clamp, inverse, round},
+};
 use allod_formats::codec::codebook::IQ4;
 
 /// A set of levels.
 pub(super) trait Levels {
-    /// Places on the scale of levels to bring a block's extreme value to, to try.
-    const TRIES: &[f32];
+    /// Places on the scale of levels to bring a block's extreme value to, to try: on either side of zero.
+    const PLACES: [Places; 2];
     /// The level nearest to `v`.
     fn nearest(v: f32) -> f32;
     /// The code of the level nearest to `v`.
     fn code(v: f32) -> u8;
 }
+
+/// Evenly spaced numbers: the first, the step, and how many.
+pub(super) struct Places(f32, f32, u8);
 
 /// Whole numbers from -8 to 7 (Q4_0).
 pub(super) struct Four;
@@ -27,9 +33,9 @@ pub(super) struct Two;
 pub(super) struct Uneven;
 
 macro_rules! whole {
-    ($($set:ident $low:literal $high:literal $tries:expr;)*) => { $(
+    ($($set:ident $low:literal $high:literal $below:expr, $above:expr;)*) => { $(
         impl Levels for $set {
-            const TRIES: &[f32] = $tries;
+            const PLACES: [Places; 2] = [$below, $above];
             #[inline(always)]
             fn nearest(v: f32) -> f32 { clamp(round(v), $low, $high) }
             #[inline(always)]
@@ -39,11 +45,11 @@ macro_rules! whole {
 }
 
 whole! {
-    Two -1.0 2.0 &[2.4, 2.0, 1.7, 1.4, 1.2, 1.0, -1.4, -1.2, -1.0, -0.8];
-    Three -4.0 3.0 &[-4.5, -4.2, -3.9, -3.6, -3.3, -3.0, -2.7, 2.6, 2.9, 3.2, 3.5];
-    Four -8.0 7.0 &[-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, -6.4, -6.0, 6.4, 6.8, 7.2, 7.5];
-    Five -16.0 15.0 &[-16.6, -16.3, -16.0, -15.6, -15.2, -14.7, -14.2, -13.7, 14.2, 14.7, 15.1, 15.5];
-    Six -32.0 31.0 &[-32.5, -32.2, -31.9, -31.5, -31.0, -30.4, -29.6, -28.6, 29.6, 30.5, 31.0, 31.4];
+    Two -1.0 2.0 Places(-1.5, 0.125, 7), Places(0.9, 0.15, 12);
+    Three -4.0 3.0 Places(-5.0, 0.16, 18), Places(1.9, 0.15, 13);
+    Four -8.0 7.0 Places(-9.2, 0.2, 20), Places(5.2, 0.18, 15);
+    Five -16.0 15.0 Places(-16.9, 0.2, 25), Places(12.5, 0.2, 17);
+    Six -32.0 31.0 Places(-33.0, 0.3, 21), Places(28.0, 0.3, 13);
 }
 
 /// Steps of the table of nearest levels to a unit.
@@ -79,8 +85,7 @@ fn fine_index(v: f32) -> usize {
 }
 
 impl Levels for Uneven {
-    const TRIES: &[f32] =
-        &[-140.0, -133.0, -127.0, -121.0, -115.0, -109.0, -103.0, -97.0, 127.0, 120.0, 113.0, 107.0, 101.0, 95.0, 89.0];
+    const PLACES: [Places; 2] = [Places(-145.0, 3.0, 20), Places(80.0, 3.3, 16)];
     #[inline(always)]
     fn nearest(v: f32) -> f32 {
         NEAREST.levels[fine_index(v)]
@@ -91,57 +96,40 @@ impl Levels for Uneven {
     }
 }
 
-/// The levels nearest to `x * inverse`, as sums.
+/// Weighted squared errors under scales.
 #[inline(always)]
-pub(super) fn codes<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], inverse: f32) -> Codes {
-    let (mut sq, mut sqq, mut sxq) = ([0.0; 8], [0.0; 8], [0.0; 8]);
-    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-        for l in 0..8 {
-            let q = L::nearest(x[l] * inverse);
-            let wq = w[l] * q;
-            sq[l] += wq;
-            sqq[l] += wq * q;
-            sxq[l] += wq * x[l];
-        }
-    }
-    Codes { q: total(sq), qq: total(sqq), xq: total(sxq) }
+pub(super) fn errors<L: Levels, const N: usize>(b: &Batch<N>, scale: &Lanes) -> Lanes {
+    let inverses = scale.map(inverse);
+    b.squares(|l, x| L::nearest(x * inverses[l]).mul_add(-scale[l], x))
 }
 
-/// Weighted squared error under a scale.
+/// The scales of least error, each for its block alone.
 #[inline(always)]
-pub(super) fn error<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], scale: f32) -> f32 {
-    let inverse = inverse(scale);
-    let mut sum = [0.0; 8];
-    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-        for l in 0..8 {
-            let e = x[l] - scale * L::nearest(x[l] * inverse);
-            sum[l] += w[l] * e * e;
+pub(super) fn best_scale<L: Levels, const N: usize>(b: &Batch<N>) -> Lanes {
+    let greater = |m: Lanes, x: &Lanes| each(|l| if x[l].abs() > m[l].abs() { x[l] } else { m[l] });
+    let extreme = b.x.iter().fold([0.0; LANES], greater);
+    let (mut scale, mut gain) = ([0.0; LANES], [0.0; LANES]);
+    for Places(first, step, count) in L::PLACES {
+        for i in 0..count {
+            let place = first + step * f32::from(i);
+            try_scale::<L, N>(b, &extreme.map(|v| place * inverse(v)), &mut scale, &mut gain);
         }
-    }
-    total(sum)
-}
-
-/// The scale of least error for one block.
-#[inline(always)]
-pub(super) fn best_scale<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> f32 {
-    let extreme = extreme(x);
-    if extreme == 0.0 {
-        return 0.0;
-    }
-    let mut best = (0.0, 0.0);
-    let mut consider = |c: Codes| {
-        let gain = c.xq * c.xq * inverse(c.qq);
-        if gain > best.0 {
-            best = (gain, c.xq * inverse(c.qq));
-        }
-        best.1
-    };
-    let mut scale = 0.0;
-    for place in L::TRIES {
-        scale = consider(codes::<L, N>(x, w, place / extreme));
     }
     for _ in 0..2 {
-        scale = consider(codes::<L, N>(x, w, inverse(scale)));
+        let inverses = scale.map(inverse);
+        try_scale::<L, N>(b, &inverses, &mut scale, &mut gain);
     }
     scale
+}
+
+/// Takes the best scale under the levels nearest to `x * inverse` where it lowers a block's error.
+#[inline(always)]
+fn try_scale<L: Levels, const N: usize>(b: &Batch<N>, inverses: &Lanes, scale: &mut Lanes, gain: &mut Lanes) {
+    let c = b.codes(|l, x| L::nearest(x * inverses[l]));
+    for l in 0..LANES {
+        let found = c.xq[l] * inverse(c.qq[l]);
+        let good = found * c.xq[l] > gain[l];
+        gain[l] = if good { found * c.xq[l] } else { gain[l] };
+        scale[l] = if good { found } else { scale[l] };
+    }
 }

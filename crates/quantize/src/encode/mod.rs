@@ -5,9 +5,11 @@
 //! given ([`allod_formats::codec`]). The same values give the same bytes on every machine.
 
 mod affine;
+mod candidates;
 mod codebook;
 mod iq;
 mod k;
+mod lanes;
 mod levels;
 mod single;
 mod sums;
@@ -142,10 +144,11 @@ struct Rows<'a> {
     importance: Option<Vec<f32>>,
 }
 
-/// The encoder of one block of a type. A type of its own for each, since a function that is passed on is not inlined
-/// into its caller, and would keep the plainest instructions.
+/// The encoder of a type: as many blocks at a time as it likes, together `N` values in `B` bytes. A type of its own
+/// for each, since a function that is passed on is not inlined into its caller, and would keep the plainest
+/// instructions.
 trait Encoder<const N: usize, const B: usize> {
-    fn block(x: &[f32; N], w: &[f32; N]) -> [u8; B];
+    fn blocks(x: &[f32; N], w: &[f32; N]) -> [u8; B];
 }
 
 macro_rules! encoders {
@@ -155,7 +158,7 @@ macro_rules! encoders {
         }
         $(impl Encoder<$n, $b> for blocks::$name {
             #[inline(always)]
-            fn block(x: &[f32; $n], w: &[f32; $n]) -> [u8; $b] {
+            fn blocks(x: &[f32; $n], w: &[f32; $n]) -> [u8; $b] {
                 $function(x, w)
             }
         })*
@@ -163,19 +166,19 @@ macro_rules! encoders {
 }
 
 encoders! {
-    Q40 single::q4_0, 32 18;
-    Q41 single::q4_1, 32 20;
-    Q50 single::q5_0, 32 22;
-    Q51 single::q5_1, 32 24;
+    Q40 single::q4_0, 512 288;
+    Q41 single::q4_1, 512 320;
+    Q50 single::q5_0, 512 352;
+    Q51 single::q5_1, 512 384;
     Q10 single::q1_0, 128 18;
-    Q20 single::q2_0, 64 18;
+    Q20 single::q2_0, 1024 288;
     NVFP4 single::nvfp4, 64 36;
-    IQ4NL single::iq4_nl, 32 18;
-    IQ4XS single::iq4_xs, 256 136;
+    IQ4NL single::iq4_nl, 512 288;
+    IQ4XS single::iq4_xs, 512 272;
     Q2K k::q2_k, 256 84;
     Q3K k::q3_k, 256 110;
-    Q4K k::q4_k, 256 144;
-    Q5K k::q5_k, 256 176;
+    Q4K k::q4_k, 512 288;
+    Q5K k::q5_k, 512 352;
     Q6K k::q6_k, 256 210;
     IQ1S iq::iq1_s, 256 50;
     IQ1M iq::iq1_m, 256 56;
@@ -204,12 +207,32 @@ impl<E: Encoder<N, B>, const N: usize, const B: usize> Job for Pack<'_, E, N, B>
 
     #[inline(always)]
     fn run(self) {
-        let even = [1.0; N];
-        for row in self.rows.values.chunks_exact(self.rows.columns) {
-            for (i, x) in row.as_chunks::<N>().0.iter().enumerate() {
-                let w = self.rows.importance.as_ref().and_then(|w| w.as_chunks::<N>().0.get(i)).unwrap_or(&even);
-                self.out.extend(E::block(x, w));
+        let mut w = [1.0; N];
+        let mut from = 0;
+        for values in self.rows.values.chunks(N) {
+            if let Some(importance) = &self.rows.importance {
+                copy_around(&mut w, importance, from);
+                from = (from + N) % importance.len();
+            }
+            if let Ok(x) = values.try_into() {
+                self.out.extend(E::blocks(x, &w));
+            } else {
+                let mut x = [0.0; N];
+                x[..values.len()].copy_from_slice(values);
+                self.out.extend(&E::blocks(&x, &w)[..B * values.len() / N]);
             }
         }
+    }
+}
+
+/// Fills `to` with what stands in `ring` from `from` on.
+#[inline(always)]
+fn copy_around(to: &mut [f32], ring: &[f32], mut from: usize) {
+    let mut rest = to;
+    while !rest.is_empty() {
+        let n = rest.len().min(ring.len() - from);
+        let (now, later) = rest.split_at_mut(n);
+        now.copy_from_slice(&ring[from..from + n]);
+        (rest, from) = (later, (from + n) % ring.len());
     }
 }

@@ -2,17 +2,24 @@
 
 use super::{
     affine,
+    lanes::{Batch, LANES},
     levels::{self, Five, Four, Levels, Two, Uneven},
     sums::{clamp, half, inverse, round},
     symmetric,
 };
 
-/// The best scale in half precision, and the codes under it.
+/// Blocks of one scale: bytes of scales, and codes of all values.
 #[inline(always)]
-fn scaled<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> ([u8; 2], [u8; N]) {
-    let (bytes, d) = half(levels::best_scale::<L, N>(x, w));
-    let inverse = inverse(d);
-    (bytes, x.map(|v| L::code(v * inverse)))
+fn scaled<L: Levels, const N: usize, const VALUES: usize>(
+    x: &[f32; VALUES],
+    w: &[f32; VALUES],
+) -> ([[u8; 2]; LANES], [u8; VALUES]) {
+    let b = Batch::<N>::new(x, w);
+    let d = levels::best_scale::<L, N>(&b).map(half);
+    let inverse = d.map(|d| inverse(d.1));
+    let mut q = [0; VALUES];
+    b.write(&mut q, |l, x| L::code(x * inverse[l]));
+    (d.map(|d| d.0), q)
 }
 
 /// Value `j` low and value `j + 16` high in byte `j`.
@@ -28,83 +35,107 @@ fn fifth_bits(q: &[u8; 32]) -> [u8; 4] {
     q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4) << i).to_le_bytes()
 }
 
+/// Sixteen blocks of Q4_0 or IQ4_NL.
 #[inline(always)]
-pub(super) fn q4_0(x: &[f32; 32], w: &[f32; 32]) -> [u8; 18] {
-    let (d, q) = scaled::<Four, 32>(x, w);
-    let mut b = [0; 18];
-    b[..2].copy_from_slice(&d);
-    put_nibbles(&mut b[2..], &q);
-    b
-}
-
-#[inline(always)]
-pub(super) fn q5_0(x: &[f32; 32], w: &[f32; 32]) -> [u8; 22] {
-    let (d, q) = scaled::<Five, 32>(x, w);
-    let mut b = [0; 22];
-    b[..2].copy_from_slice(&d);
-    b[2..6].copy_from_slice(&fifth_bits(&q));
-    put_nibbles(&mut b[6..], &q);
-    b
-}
-
-#[inline(always)]
-pub(super) fn iq4_nl(x: &[f32; 32], w: &[f32; 32]) -> [u8; 18] {
-    let (d, q) = scaled::<Uneven, 32>(x, w);
-    let mut b = [0; 18];
-    b[..2].copy_from_slice(&d);
-    put_nibbles(&mut b[2..], &q);
-    b
-}
-
-#[inline(always)]
-pub(super) fn iq4_xs(x: &[f32; 256], w: &[f32; 256]) -> [u8; 136] {
-    let f: symmetric::Symmetric<8> = symmetric::fit::<Uneven, 32, 8>(x, w, 32.0, &[1.0, 0.93, 1.08]);
-    let mut b = [0; 136];
-    b[..2].copy_from_slice(&f.d);
-    for (i, s) in f.scales.iter().enumerate() {
-        let s = (s + 32) as u8;
-        b[2 + i / 4] |= s >> 4 << (i % 4 * 2);
-        b[4 + i / 2] |= (s & 15) << (i % 2 * 4);
+fn nibbles<L: Levels>(x: &[f32; 512], w: &[f32; 512]) -> [u8; 288] {
+    let (d, q) = scaled::<L, 32, 512>(x, w);
+    let mut out = [0; 288];
+    for ((b, q), d) in out.as_chunks_mut::<18>().0.iter_mut().zip(q.as_chunks().0).zip(d) {
+        b[..2].copy_from_slice(&d);
+        put_nibbles(&mut b[2..], q);
     }
-    for (b, q) in b[8..].chunks_exact_mut(16).zip(f.q.as_chunks().0) {
-        put_nibbles(b, q);
+    out
+}
+
+#[inline(always)]
+pub(super) fn q4_0(x: &[f32; 512], w: &[f32; 512]) -> [u8; 288] {
+    nibbles::<Four>(x, w)
+}
+
+#[inline(always)]
+pub(super) fn iq4_nl(x: &[f32; 512], w: &[f32; 512]) -> [u8; 288] {
+    nibbles::<Uneven>(x, w)
+}
+
+#[inline(always)]
+pub(super) fn q5_0(x: &[f32; 512], w: &[f32; 512]) -> [u8; 352] {
+    let (d, q) = scaled::<Five, 32, 512>(x, w);
+    let mut out = [0; 352];
+    for ((b, q), d) in out.as_chunks_mut::<22>().0.iter_mut().zip(q.as_chunks().0).zip(d) {
+        b[..2].copy_from_slice(&d);
+        b[2..6].copy_from_slice(&fifth_bits(q));
+        put_nibbles(&mut b[6..], q);
     }
-    b
+    out
 }
 
-/// The two scales in half precision and the codes under them.
+/// Two super-blocks of IQ4_XS.
 #[inline(always)]
-fn shifted(x: &[f32; 32], w: &[f32; 32], l: &affine::Limits) -> ([u8; 2], [u8; 2], [u8; 32]) {
-    let (scale, min) = affine::best_pair(x, w, l);
-    let ((d, scale), (m, min)) = (half(scale), half(-min));
-    let inverse = inverse(scale);
-    (d, m, x.map(|v| clamp(round((v - min) * inverse), 0.0, l.q) as u8))
+pub(super) fn iq4_xs(x: &[f32; 512], w: &[f32; 512]) -> [u8; 272] {
+    let f = symmetric::fit::<Uneven, 32, 8, 512>(x, w, 32.0, &[1.0, 0.93, 1.08]);
+    let mut out = [0; 272];
+    for (g, (b, q)) in out.as_chunks_mut::<136>().0.iter_mut().zip(f.q.as_chunks::<256>().0).enumerate() {
+        b[..2].copy_from_slice(&half(f.d[g * 8]).0);
+        for (i, s) in f.scales[g * 8..g * 8 + 8].iter().enumerate() {
+            let s = (s + 32) as u8;
+            b[2 + i / 4] |= s >> 4 << (i % 4 * 2);
+            b[4 + i / 2] |= (s & 15) << (i % 2 * 4);
+        }
+        for (b, q) in b[8..].chunks_exact_mut(16).zip(q.as_chunks().0) {
+            put_nibbles(b, q);
+        }
+    }
+    out
 }
 
-const Q4_1: affine::Limits =
-    affine::Limits { q: 15.0, scale: 1.0, cuts: &[-0.2, 0.1, 0.4, 0.8, 1.3], starts: &[], above_zero: true };
-const Q5_1: affine::Limits =
-    affine::Limits { q: 31.0, scale: 1.0, cuts: &[-0.25, 0.0, 0.25, 0.5, 1.0], starts: &[], above_zero: true };
+/// Blocks of scale and shift: the bytes of both, and the codes under them.
+#[inline(always)]
+fn shifted(x: &[f32; 512], w: &[f32; 512], l: &affine::Limits) -> ([[u8; 4]; LANES], [u8; 512]) {
+    let b = Batch::<32>::new(x, w);
+    let real = affine::real_fit(&b, &b.moments(), l);
+    let (d, m) = (real.scale.map(half), real.min.map(|v| half(-v)));
+    let inverse = d.map(|d| inverse(d.1));
+    let mut q = [0; 512];
+    b.write(&mut q, |i, x| clamp(round((x - m[i].1) * inverse[i]), 0.0, l.q) as u8);
+    (std::array::from_fn(|i| [d[i].0[0], d[i].0[1], m[i].0[0], m[i].0[1]]), q)
+}
+
+const Q4_1: affine::Limits = affine::Limits {
+    q: 15.0,
+    scale: 1.0,
+    cuts: &[-0.3, -0.1, 0.1, 0.3, 0.5, 0.75, 1.05, 1.4],
+    starts: &[],
+    above_zero: true,
+};
+const Q5_1: affine::Limits = affine::Limits {
+    q: 31.0,
+    scale: 1.0,
+    cuts: &[-0.4, -0.2, 0.0, 0.15, 0.3, 0.5, 0.75, 1.0],
+    starts: &[],
+    above_zero: true,
+};
 
 #[inline(always)]
-pub(super) fn q4_1(x: &[f32; 32], w: &[f32; 32]) -> [u8; 20] {
-    let (d, m, q) = shifted(x, w, &Q4_1);
-    let mut b = [0; 20];
-    b[..2].copy_from_slice(&d);
-    b[2..4].copy_from_slice(&m);
-    put_nibbles(&mut b[4..], &q);
-    b
+pub(super) fn q4_1(x: &[f32; 512], w: &[f32; 512]) -> [u8; 320] {
+    let (head, q) = shifted(x, w, &Q4_1);
+    let mut out = [0; 320];
+    for ((b, q), head) in out.as_chunks_mut::<20>().0.iter_mut().zip(q.as_chunks().0).zip(head) {
+        b[..4].copy_from_slice(&head);
+        put_nibbles(&mut b[4..], q);
+    }
+    out
 }
 
 #[inline(always)]
-pub(super) fn q5_1(x: &[f32; 32], w: &[f32; 32]) -> [u8; 24] {
-    let (d, m, q) = shifted(x, w, &Q5_1);
-    let mut b = [0; 24];
-    b[..2].copy_from_slice(&d);
-    b[2..4].copy_from_slice(&m);
-    b[4..8].copy_from_slice(&fifth_bits(&q));
-    put_nibbles(&mut b[8..], &q);
-    b
+pub(super) fn q5_1(x: &[f32; 512], w: &[f32; 512]) -> [u8; 384] {
+    let (head, q) = shifted(x, w, &Q5_1);
+    let mut out = [0; 384];
+    for ((b, q), head) in out.as_chunks_mut::<24>().0.iter_mut().zip(q.as_chunks().0).zip(head) {
+        b[..4].copy_from_slice(&head);
+        b[4..8].copy_from_slice(&fifth_bits(q));
+        put_nibbles(&mut b[8..], q);
+    }
+    out
 }
 
 /// A sign for every value under the weighted mean of magnitudes, which is the best scale for them.
@@ -123,15 +154,18 @@ pub(super) fn q1_0(x: &[f32; 128], w: &[f32; 128]) -> [u8; 18] {
     b
 }
 
+/// Sixteen blocks of Q2_0.
 #[inline(always)]
-pub(super) fn q2_0(x: &[f32; 64], w: &[f32; 64]) -> [u8; 18] {
-    let (d, q) = scaled::<Two, 64>(x, w);
-    let mut b = [0; 18];
-    b[..2].copy_from_slice(&d);
-    for (i, q) in q.iter().enumerate() {
-        b[2 + i / 4] |= q << (i % 4 * 2);
+pub(super) fn q2_0(x: &[f32; 1024], w: &[f32; 1024]) -> [u8; 288] {
+    let (d, q) = scaled::<Two, 64, 1024>(x, w);
+    let mut out = [0; 288];
+    for ((b, q), d) in out.as_chunks_mut::<18>().0.iter_mut().zip(q.as_chunks::<64>().0).zip(d) {
+        b[..2].copy_from_slice(&d);
+        for (i, q) in q.iter().enumerate() {
+            b[2 + i / 4] |= q << (i % 4 * 2);
+        }
     }
-    b
+    out
 }
 
 /// Magnitudes of E2M1, doubled.

@@ -108,14 +108,33 @@ fn bad_rows_are_refused() {
 }
 
 #[test]
-fn plain_and_wide_instructions_give_the_same_bytes() {
-    if Isa::best() == Isa::Scalar {
-        return;
-    }
-    let x = numbers(11, 4 * 512, true);
+fn every_instruction_set_gives_the_same_bytes() {
+    let x = numbers(11, 3 * 512, true);
+    let w: Vec<f32> = numbers(12, 512, true).iter().map(|v| 0.01 + (v * 60.0).powi(2)).collect();
     for t in writable().filter(|t| t.is_quantized()) {
-        let mut plain = Vec::new();
-        encode::encode_on(Isa::Scalar, t, 512, &x, None, &mut plain).unwrap();
-        assert_eq!(bytes(t, 512, &x, None), plain, "{t}");
+        for w in [None, Some(&w[..])] {
+            let on = |isa| {
+                let mut out = Vec::new();
+                encode::encode_on(isa, t, 512, &x, w, &mut out).unwrap();
+                out
+            };
+            let plain = on(Isa::Scalar);
+            for isa in Isa::available() {
+                assert_eq!(on(isa), plain, "{t} on {isa}, weighted: {}", w.is_some());
+            }
+        }
+    }
+}
+
+/// Blocks are encoded many at a time, over the ends of rows.
+#[test]
+fn a_row_has_the_bytes_that_it_has_alone() {
+    let x = numbers(13, 5 * 256, true);
+    let w: Vec<f32> = numbers(14, 256, true).iter().map(|v| 0.01 + (v * 60.0).powi(2)).collect();
+    for t in writable().filter(|t| t.is_quantized()) {
+        for w in [None, Some(&w[..])] {
+            let alone: Vec<u8> = x.chunks(256).flat_map(|row| bytes(t, 256, row, w)).collect();
+            assert_eq!(bytes(t, 256, &x, w), alone, "{t}, weighted: {}", w.is_some());
+        }
     }
 }
