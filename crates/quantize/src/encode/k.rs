@@ -10,24 +10,18 @@ use super::{
 const Q2: affine::Limits = affine::Limits {
     q: 3.0,
     scale: 15.0,
-    cuts: &[-0.2, -0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8],
+    cuts: &[-0.2, 0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0],
     starts: &[1.0, 0.8, 0.87, 0.93, 1.07, 1.15, 1.25, 1.35],
     above_zero: false,
 };
 const Q4: affine::Limits = affine::Limits {
     q: 15.0,
     scale: 63.0,
-    cuts: &[-0.2, 0.1, 0.4, 0.8, 1.3],
+    cuts: &[-0.3, 0.1, 0.5, 0.9, 1.3, 1.7, 2.1, 2.5],
     starts: &[1.0, 0.85, 0.88, 0.91, 0.94, 0.97, 1.03, 1.06],
     above_zero: false,
 };
-const Q5: affine::Limits = affine::Limits {
-    q: 31.0,
-    scale: 63.0,
-    cuts: &[-0.25, 0.0, 0.25, 0.5, 1.0],
-    starts: &[1.0, 0.85, 0.88, 0.91, 0.94, 0.97, 1.03, 1.06],
-    above_zero: false,
-};
+const Q5: affine::Limits = affine::Limits { q: 31.0, ..Q4 };
 
 #[inline(always)]
 pub(super) fn q2_k(x: &[f32; 256], w: &[f32; 256]) -> [u8; 84] {

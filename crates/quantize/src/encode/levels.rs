@@ -8,7 +8,8 @@ use allod_formats::codec::codebook::IQ4;
 
 /// A set of levels.
 pub(super) trait Levels {
-    /// Places on the scale of levels to bring a block's extreme value to, to try: on either side of zero.
+    /// Places on the scale of levels to bring a block's extreme value to, to try: on either side of zero. Beyond the
+    /// last level the extreme value is cut, which pays where its weight is small.
     const PLACES: [Places; 2];
     /// The level nearest to `v`.
     fn nearest(v: f32) -> f32;
@@ -45,11 +46,11 @@ macro_rules! whole {
 }
 
 whole! {
-    Two -1.0 2.0 Places(-1.5, 0.125, 7), Places(0.9, 0.15, 12);
-    Three -4.0 3.0 Places(-5.0, 0.16, 18), Places(1.9, 0.15, 13);
-    Four -8.0 7.0 Places(-9.2, 0.2, 20), Places(5.2, 0.18, 15);
-    Five -16.0 15.0 Places(-16.9, 0.2, 25), Places(12.5, 0.2, 17);
-    Six -32.0 31.0 Places(-33.0, 0.3, 21), Places(28.0, 0.3, 13);
+    Two -1.0 2.0 Places(-2.2, 0.15, 10), Places(0.9, 0.15, 18);
+    Three -4.0 3.0 Places(-6.5, 0.17, 26), Places(1.9, 0.17, 18);
+    Four -8.0 7.0 Places(-12.5, 0.3, 25), Places(5.2, 0.3, 18);
+    Five -16.0 15.0 Places(-22.0, 0.3, 35), Places(12.2, 0.3, 24);
+    Six -32.0 31.0 Places(-38.0, 0.3, 38), Places(26.0, 0.3, 28);
 }
 
 /// Steps of the table of nearest levels to a unit.
@@ -85,7 +86,7 @@ fn fine_index(v: f32) -> usize {
 }
 
 impl Levels for Uneven {
-    const PLACES: [Places; 2] = [Places(-145.0, 3.0, 20), Places(80.0, 3.3, 16)];
+    const PLACES: [Places; 2] = [Places(-190.0, 3.6, 30), Places(80.0, 4.0, 22)];
     #[inline(always)]
     fn nearest(v: f32) -> f32 {
         NEAREST.levels[fine_index(v)]

@@ -103,17 +103,11 @@ fn shifted(x: &[f32; 512], w: &[f32; 512], l: &affine::Limits) -> ([[u8; 4]; LAN
 const Q4_1: affine::Limits = affine::Limits {
     q: 15.0,
     scale: 1.0,
-    cuts: &[-0.3, -0.1, 0.1, 0.3, 0.5, 0.75, 1.05, 1.4],
+    cuts: &[-0.4, -0.15, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.55, 1.8, 2.05, 2.3, 2.55, 2.8, 3.05],
     starts: &[],
     above_zero: true,
 };
-const Q5_1: affine::Limits = affine::Limits {
-    q: 31.0,
-    scale: 1.0,
-    cuts: &[-0.4, -0.2, 0.0, 0.15, 0.3, 0.5, 0.75, 1.0],
-    starts: &[],
-    above_zero: true,
-};
+const Q5_1: affine::Limits = affine::Limits { q: 31.0, ..Q4_1 };
 
 #[inline(always)]
 pub(super) fn q4_1(x: &[f32; 512], w: &[f32; 512]) -> [u8; 320] {
