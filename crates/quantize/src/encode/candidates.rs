@@ -140,8 +140,8 @@ fn whole_numbers<const BLOCKS: usize>(c: &Candidates, real: &Lanes, d: f32, unit
     let near = each(|l| round((real[l] * inverse(step) - 1.0) * 0.5));
     let mut numbers = [0.0; LANES];
     let mut best = c.cost(&[step; LANES]);
-    for way in [0.0, -1.0, 1.0] {
-        let tried = each(|l| clamp(near[l] + way, 0.0, most));
+    for off in [0.0, -1.0, 1.0] {
+        let tried = each(|l| clamp(near[l] + off, 0.0, most));
         let cost = c.cost(&each(|l| step * (2.0 * tried[l] + 1.0)));
         let pick =
             |ours: &Lanes, theirs: &Lanes| each(|l| if cost.cost[l] < best.cost[l] { ours[l] } else { theirs[l] });

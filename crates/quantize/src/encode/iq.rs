@@ -218,7 +218,7 @@ pub(super) fn iq3_s(x: &[f32; 256], w: &[f32; 256]) -> [u8; 110] {
 
 /// IQ1's rows above and below the whole numbers.
 static IQ1: LazyLock<[Book<8>; 2]> = LazyLock::new(|| {
-    let above = Book::new(&table::IQ1, &[-1, 0, 1].map(|v| (v, f32::from(v) + table::DELTA)));
+    let above = Book::new(&table::IQ1, &[-1i8, 0, 1].map(|v| (v, f32::from(v) + table::DELTA)));
     let below = above.with(&[-1.0, 0.0, 1.0].map(|v| v - table::DELTA));
     [above, below]
 });

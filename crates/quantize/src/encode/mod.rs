@@ -95,7 +95,7 @@ pub fn encode_on(
     }
     out.reserve(values.len() / dtype.block() * dtype.block_bytes());
     use DType::*;
-    let rows = Rows { isa, columns, values, importance: importance.map(usable) };
+    let rows = Rows { isa, values, importance: importance.map(usable) };
     match dtype {
         Q4_0 if importance.is_some() => rows.pack::<blocks::Q40, _, _>(out),
         Q4_1 if importance.is_some() => rows.pack::<blocks::Q41, _, _>(out),
@@ -139,7 +139,6 @@ fn usable(importance: &[f32]) -> Vec<f32> {
 
 struct Rows<'a> {
     isa: Isa,
-    columns: usize,
     values: &'a [f32],
     importance: Option<Vec<f32>>,
 }
