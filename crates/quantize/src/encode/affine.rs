@@ -128,7 +128,7 @@ pub(super) fn real_fit<const N: usize>(b: &Batch<N>, m: &Moments, l: &Limits) ->
 /// Least squares for scale and minimum under codes; the best counts. A minimum below zero cannot be stored.
 #[inline(always)]
 fn consider(c: &Codes, m: &Moments, limits: &Limits, least: &mut Lanes, best: &mut Real) {
-    for l in 0..LANES {
+    for (l, least) in least.iter_mut().enumerate() {
         let det = m.w[l] * c.qq[l] - c.q[l] * c.q[l];
         let slope = (m.w[l] * c.xq[l] - m.x[l] * c.q[l]) * inverse(det);
         let offset = (m.x[l] - slope * c.q[l]) / m.w[l];
@@ -136,8 +136,8 @@ fn consider(c: &Codes, m: &Moments, limits: &Limits, least: &mut Lanes, best: &m
         let scale = if through_zero { c.xq[l] * inverse(c.qq[l]) } else { slope };
         let shift = if through_zero { 0.0 } else { offset };
         let error = m.xx[l] - scale * c.xq[l] - shift * m.x[l];
-        let good = error < least[l] && scale > 0.0;
-        least[l] = if good { error } else { least[l] };
+        let good = error < *least && scale > 0.0;
+        *least = if good { error } else { *least };
         best.scale[l] = if good { scale } else { best.scale[l] };
         best.min[l] = if good { -shift } else { best.min[l] };
         best.mean[l] = if good { c.q[l] / m.w[l] } else { best.mean[l] };

@@ -154,8 +154,8 @@ fn whole_numbers<const BLOCKS: usize>(c: &Candidates, real: &Lanes, d: f32, unit
         };
     }
     let (mut error, mut aa, mut xa) = (0.0, 0.0, 0.0);
-    for l in 0..BLOCKS {
-        let odd = 2.0 * numbers[l] + 1.0;
+    for (l, number) in numbers[..BLOCKS].iter().enumerate() {
+        let odd = 2.0 * number + 1.0;
         (error, aa, xa) = (error + best.cost[l], aa + odd * odd * best.b[l], xa + odd * best.a[l]);
     }
     let (numbers, ways) = (numbers.map(|v| v as u8), best.way.map(|v| v as u8));

@@ -91,8 +91,8 @@ impl<const N: usize> Batch<N> {
     #[inline(always)]
     pub(super) fn write(&self, out: &mut [u8], code: impl Fn(usize, f32) -> u8) {
         for (l, out) in out.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-            for i in 0..N {
-                out[i] = code(l, self.x[i][l]);
+            for (out, x) in out.iter_mut().zip(&self.x) {
+                *out = code(l, x[l]);
             }
         }
     }
@@ -102,8 +102,8 @@ impl<const N: usize> Batch<N> {
 #[inline(always)]
 pub(super) fn each(f: impl Fn(usize) -> f32) -> Lanes {
     let mut out = [0.0; LANES];
-    for l in 0..LANES {
-        out[l] = f(l);
+    for (l, out) in out.iter_mut().enumerate() {
+        *out = f(l);
     }
     out
 }
