@@ -1,10 +1,11 @@
 """Compares Allod's encoders with llama.cpp's on the same values: root-mean-square error, plain and weighted, and speed.
 
-    python scripts/peers/encoders.py ENCODE LIBGGML [FILE.safetensors ...]
+    python scripts/peers/encoders.py ENCODE LIBGGML [FILE.safetensors ...] [MODEL.gguf IMATRIX.gguf]
 
 ENCODE is the binary of `cargo build --release -p allod-quantize --example encode`, LIBGGML a shared library that
 exports `ggml_quantize_chunk` (libggml-base.so of the PyPI package llama-cpp-python). Needs numpy and gguf. Both
 encoders' bytes are decoded by gguf-py. Without weights llama.cpp gets none where it allows that, else weights of one.
+An unquantized model and its importance statistics are compared matrix by matrix: rows of each, weighted as measured.
 """
 import ctypes
 import os
@@ -61,32 +62,65 @@ def decode(kind, q, x):
     return gguf.quants.dequantize(q, gguf.GGMLQuantizationType[kind]).reshape(x.shape)
 
 
+def rmse(x, y, w):
+    return float(np.sqrt(np.mean((x - y) ** 2 * (1 if w is None else w), dtype=np.float64)))
+
+
+def matrices(model, imatrix):
+    """Some rows and the measured weights of every matrix whose rows blocks of 256 divide."""
+    stats = {t.name: t.data for t in gguf.GGUFReader(imatrix).tensors}
+    for t in gguf.GGUFReader(model).tensors:
+        sums = stats.get(t.name + ".in_sum2")
+        if sums is None or len(t.shape) != 2 or t.shape[0] % 256:
+            continue
+        x = gguf.quants.dequantize(t.data, t.tensor_type).reshape(-1, int(t.shape[0]))
+        w = sums.ravel().astype(np.float32)
+        yield np.ascontiguousarray(x[:: max(1, len(x) // 16)][:16]).astype(np.float32), w / w.mean()
+
+
 def main():
-    rng = np.random.default_rng(1)
-    sets = {
-        "gauss": rng.standard_normal((ROWS, COLUMNS)).astype(np.float32) * 0.02,
-        "heavy": rng.standard_t(4, (ROWS, COLUMNS)).astype(np.float32) * 0.02,
-    }
-    for path in sys.argv[3:]:
-        from safetensors.numpy import load_file
-        parts = [v.astype(np.float32).ravel() for v in load_file(path).values() if v.ndim == 2]
-        flat = np.concatenate(parts)
-        rows = min(len(flat) // COLUMNS, ROWS)
-        sets["real"] = np.ascontiguousarray(flat[-rows * COLUMNS:].reshape(rows, COLUMNS))
-    weights = rng.lognormal(0, 1, COLUMNS).astype(np.float32)
-    rmse = lambda x, y, w: float(np.sqrt(np.mean((x - y) ** 2 * (1 if w is None else w), dtype=np.float64)))
-    print(f"{'type':8}" + "".join(f" {name + k:>14}" for name in sets for k in ("", " weighted")) + "   Mvalues/s (peer)")
+    gguf_files = [p for p in sys.argv[3:] if p.endswith(".gguf")]
+    sets = values([p for p in sys.argv[3:] if not p.endswith(".gguf")])
+    pairs = list(matrices(*gguf_files)) if gguf_files else []
+    pairs = pairs[:: max(1, len(pairs) // 14)]
+    weights = np.random.default_rng(2).lognormal(0, 1, COLUMNS).astype(np.float32)
+    names = [name + k for name in sets for k in ("", " weighted")] + (["model", "model weighted"] if pairs else [])
+    print(f"{'type':8}" + "".join(f" {name:>14}" for name in names) + "   Mvalues/s (peer)")
     with tempfile.TemporaryDirectory() as tmp:
         for kind in TYPES:
             ratios, speeds = [], []
+
+            def both(x, w):
+                (a, sa), (b, sb) = ours(kind, x, w, tmp), theirs(kind, x, w)
+                speeds.append((sa, sb))
+                return rmse(x, decode(kind, a, x), w), rmse(x, decode(kind, b, x), w)
+
             for x in sets.values():
-                for w in (None, weights):
-                    a, sa = ours(kind, x, w, tmp)
-                    b, sb = theirs(kind, x, w)
-                    ratios.append(rmse(x, decode(kind, a, x), w) / rmse(x, decode(kind, b, x), w))
-                    speeds.append((sa, sb))
-            sa, sb = np.median([s[0] for s in speeds]), np.median([s[1] for s in speeds])
+                ratios += [a / b for a, b in (both(x, None), both(x, weights))]
+            for weighted in (False, True) if pairs else ():
+                # Every matrix counts by the part of its power that is lost.
+                lost = np.zeros(2)
+                for x, w in pairs:
+                    w = w if weighted else None
+                    lost += (np.array(both(x, w)) / rmse(x, 0, w)) ** 2
+                ratios.append(float(np.sqrt(lost[0] / lost[1])))
+            # Small pieces spend their time on what is done once.
+            sa, sb = np.median([s[0] for s in speeds[:2 * len(sets)]]), np.median([s[1] for s in speeds[:2 * len(sets)]])
             print(f"{kind:8}" + "".join(f" {r:14.4f}" for r in ratios) + f"   {sa:.2f} ({sb:.2f})", flush=True)
+
+
+def values(files):
+    rng = np.random.default_rng(1)
+    sets = {
+        "gauss": rng.standard_normal((ROWS, COLUMNS)).astype(np.float32) * 0.02,
+        "heavy": (rng.standard_t(4, (ROWS, COLUMNS)) * 0.02).astype(np.float32),
+    }
+    for path in files:
+        from safetensors.numpy import load_file
+        flat = np.concatenate([v.astype(np.float32).ravel() for v in load_file(path).values() if v.ndim == 2])
+        rows = min(len(flat) // COLUMNS, ROWS)
+        sets["real"] = np.ascontiguousarray(flat[-rows * COLUMNS:].reshape(rows, COLUMNS))
+    return sets
 
 
 main()
