@@ -6,10 +6,13 @@
 //! | type | key plane | value plane |
 //! |---|---|---|
 //! | F32, F16, BF16 | `[k_dim][16 positions]` | `[v_dim/16][16 positions][16]` |
-//! | Q8_0 | per 32 elements: 16 scales, `[32][16 positions]` i8 | per 32: 16 scales, `[2][16 positions][16]` i8 |
-//! | Q4_0 | per 32 elements: 16 scales, `[16][16 positions]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
+//! | Q8_0 | per 32 elements: 16 scales, `[8][16 positions][4]` i8 | per 32: 16 scales, `[2][16 positions][16]` i8 |
+//! | Q4_0 | per 32 elements: 16 scales, `[4][16 positions][4]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
 //!
-//! Scales are f16; the bits per number are GGUF's. Values are padded to whole rows of 16.
+//! Scales are f16; the bits per number are GGUF's. Values are padded to whole rows of 16, quantized heads to whole blocks
+//! of 32. Quantized keys stand in fours,
+//! as instructions that multiply bytes take them. Heads of Q4_0 are rotated on their way in (see [`hadamard`]), queries
+//! and results likewise, so that an outlier does not cost its neighbours their few bits.
 
 #![expect(unsafe_code, reason = "tasks write disjoint heads")]
 
@@ -19,6 +22,7 @@ use half::f16;
 use memmap2::MmapMut;
 
 use super::SeqRows;
+use crate::hadamard;
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
 use crate::rope::{self, Pairing};
@@ -44,6 +48,16 @@ pub enum KvType {
 impl KvType {
     /// Every type, the most exact first.
     pub const ALL: [KvType; 5] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0, KvType::Q4_0];
+
+    /// Whether a block of 32 numbers has one scale, and keys are multiplied as integers.
+    pub(super) fn is_coded(self) -> bool {
+        matches!(self, KvType::Q8_0 | KvType::Q4_0)
+    }
+
+    /// `elements` and what fills the last block.
+    pub(super) fn whole(self, elements: usize) -> usize {
+        if self.is_coded() { elements.next_multiple_of(BLOCK) } else { elements }
+    }
 
     /// Its name, as in GGUF.
     pub const fn name(self) -> &'static str {
@@ -81,16 +95,6 @@ pub struct KvLayout {
 /// Why there is no cache of a layout.
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
-    /// Quantized heads must be whole blocks.
-    #[error("a {dtype:?} cache needs head sizes that are multiples of 32, found keys of {k_dim} and values of {v_dim}")]
-    Blocks {
-        /// The type asked for.
-        dtype: KvType,
-        /// Elements of a key.
-        k_dim: usize,
-        /// Elements of a value.
-        v_dim: usize,
-    },
     /// No type has this name.
     #[error("keys and values cannot be cached as {0:?}: f32, f16, bf16, q8_0 and q4_0 are known")]
     Type(String),
@@ -125,7 +129,7 @@ fn memory(bytes: usize) -> std::io::Result<MmapMut> {
 impl KvLayout {
     /// Bytes of `elements` numbers at each of a page's positions.
     fn plane(&self, elements: usize) -> Option<usize> {
-        let numbers = elements.checked_mul(PAGE)?;
+        let numbers = self.dtype.whole(elements).checked_mul(PAGE)?;
         match self.dtype {
             KvType::F32 => numbers.checked_mul(4),
             KvType::F16 | KvType::BF16 => numbers.checked_mul(2),
@@ -166,20 +170,38 @@ pub struct KvCache {
     page_bytes: usize,
     key_bytes: usize,
     head_bytes: usize,
+    rotation: Rotation,
     memory: MmapMut,
+}
+
+/// Lengths of the blocks in which heads are rotated on their way in, where they are.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Rotation {
+    pub(super) keys: Option<usize>,
+    pub(super) values: Option<usize>,
+}
+
+impl Rotation {
+    fn of(layout: KvLayout) -> Rotation {
+        match layout {
+            KvLayout { dtype: KvType::F32 | KvType::F16 | KvType::BF16 | KvType::Q8_0, .. } => Rotation::default(),
+            // Where values are the first elements of the keys, no block may reach beyond them.
+            KvLayout { v_dim: 0, .. } => Rotation { keys: Some(BLOCK), values: Some(BLOCK) },
+            KvLayout { k_dim, v_dim, .. } => {
+                let block = |dim| hadamard::block(KvType::Q4_0.whole(dim));
+                Rotation { keys: block(k_dim), values: block(v_dim) }
+            }
+        }
+    }
 }
 
 impl KvCache {
     /// A cache of `pages` zeroed pages.
     ///
     /// # Errors
-    /// [`KvError`] when the type cannot hold such heads or the size overflows.
+    /// [`KvError`] when there are no heads or the size overflows.
     pub fn new(layout: KvLayout, pages: usize) -> Result<KvCache, KvError> {
-        let KvLayout { kv_heads, k_dim, v_dim, dtype } = layout;
-        let blocks = matches!(dtype, KvType::Q8_0 | KvType::Q4_0);
-        if blocks && !(k_dim.is_multiple_of(BLOCK) && v_dim.is_multiple_of(BLOCK)) {
-            return Err(KvError::Blocks { dtype, k_dim, v_dim });
-        }
+        let KvLayout { kv_heads, k_dim, .. } = layout;
         let size = || KvError::Size { layout, pages };
         let page_bytes = layout.page_bytes().filter(|_| kv_heads > 0 && k_dim > 0).ok_or_else(size)?;
         let bytes = page_bytes.checked_mul(pages).filter(|&b| b <= isize::MAX as usize).ok_or_else(size)?;
@@ -189,6 +211,7 @@ impl KvCache {
             page_bytes,
             key_bytes: layout.plane(k_dim).ok_or_else(size)?,
             head_bytes: page_bytes / kv_heads,
+            rotation: Rotation::of(layout),
             memory: memory(bytes).map_err(|source| KvError::Memory { bytes, source })?,
         })
     }
@@ -196,6 +219,10 @@ impl KvCache {
     /// Its shape.
     pub fn layout(&self) -> KvLayout {
         self.layout
+    }
+
+    pub(super) fn rotation(&self) -> Rotation {
+        self.rotation
     }
 
     /// How many pages it has.
@@ -268,10 +295,13 @@ impl KvCache {
         seqs: &[SeqRows<'_>],
     ) {
         let KvLayout { kv_heads, k_dim, v_dim, dtype } = self.layout;
+        let rotation = self.rotation;
         let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
         let bytes = Parts::new(&mut self.memory[..]);
         let write_head = |head: usize| {
-            let mut turned = vec![0.0; if turn.is_some() { k_dim } else { 0 }];
+            let change_keys = turn.is_some() || dtype.is_coded();
+            let mut new_key = vec![0.0; if change_keys { dtype.whole(k_dim) } else { 0 }];
+            let mut new_value = vec![0.0; if dtype.is_coded() { dtype.whole(v_dim) } else { 0 }];
             for seq in seqs {
                 for (i, row) in seq.rows.clone().enumerate() {
                     let position = seq.start as usize + i;
@@ -286,14 +316,27 @@ impl KvCache {
                     let (keys, values) = plane.split_at_mut(key_bytes);
                     let at = (row * kv_heads + head) * k_dim;
                     let mut key = &k[at..at + k_dim];
-                    if let Some(turn) = &turn {
-                        turned.copy_from_slice(key);
-                        turn.apply(isa, row, &mut turned);
-                        key = &turned;
+                    if change_keys {
+                        let (head, filling) = new_key.split_at_mut(k_dim);
+                        head.copy_from_slice(key);
+                        filling.fill(0.0);
+                        if let Some(turn) = &turn {
+                            turn.apply(isa, row, head);
+                        }
+                        rotate(isa, &mut new_key, rotation.keys);
+                        key = &new_key;
                     }
                     store(isa, dtype, key, keys, slot, true);
                     let at = (row * kv_heads + head) * v_dim;
-                    store(isa, dtype, &v[at..at + v_dim], values, slot, false);
+                    let mut value = &v[at..at + v_dim];
+                    if dtype.is_coded() {
+                        let (head, filling) = new_value.split_at_mut(v_dim);
+                        head.copy_from_slice(value);
+                        filling.fill(0.0);
+                        rotate(isa, &mut new_value, rotation.values);
+                        value = &new_value;
+                    }
+                    store(isa, dtype, value, values, slot, false);
                 }
             }
         };
@@ -311,6 +354,19 @@ impl KvCache {
 #[inline(always)]
 pub(super) fn index(d: usize, slot: usize, is_key: bool) -> usize {
     if is_key { d * PAGE + slot } else { (d / PAGE * PAGE + slot) * PAGE + d % PAGE }
+}
+
+/// Where quantized elements stand within a block: as [`index`], but keys in fours.
+#[inline(always)]
+pub(super) fn code_index(d: usize, slot: usize, is_key: bool) -> usize {
+    if is_key { (d / 4 * PAGE + slot) * 4 + d % 4 } else { index(d, slot, false) }
+}
+
+/// Rotates heads where the cache holds them so.
+pub(super) fn rotate(isa: Isa, heads: &mut [f32], block: Option<usize>) {
+    if let Some(block) = block {
+        hadamard::rotate(isa, heads, block);
+    }
 }
 
 twin! {
@@ -341,7 +397,7 @@ twin! {
                     let (scales, rows) = block.split_at_mut(2 * PAGE);
                     scales[2 * slot..2 * slot + 2].copy_from_slice(&scale.to_le_bytes());
                     for (d, q) in quants.iter().enumerate() {
-                        rows[index(d, slot, is_key)] = *q as u8;
+                        rows[code_index(d, slot, is_key)] = *q as u8;
                     }
                 }
             }
@@ -351,7 +407,7 @@ twin! {
                     let (scales, rows) = block.split_at_mut(2 * PAGE);
                     scales[2 * slot..2 * slot + 2].copy_from_slice(&scale.to_le_bytes());
                     for d in 0..PAGE {
-                        rows[index(d, slot, is_key)] = quants[d] | quants[d + PAGE] << 4;
+                        rows[code_index(d, slot, is_key)] = quants[d] | quants[d + PAGE] << 4;
                     }
                 }
             }
@@ -392,18 +448,29 @@ fn round(x: f32) -> i32 {
 /// A scale, and integers in ±127.
 #[inline(always)]
 fn quantize8(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let scale = f16::from_bits(f16_bits(largest(x) / 127.0));
+    (scale, bytes(x, half_to_f32(scale)))
+}
+
+/// Magnitude of the largest element.
+#[inline(always)]
+pub(super) fn largest(x: &[f32; BLOCK]) -> f32 {
     let mut largest = 0f32;
     for v in x {
         largest = if v.abs() > largest { v.abs() } else { largest };
     }
-    let scale = f16::from_bits(f16_bits(largest / 127.0));
-    let d = half_to_f32(scale);
-    let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+    largest
+}
+
+/// The multiples of `scale` nearest to the elements, as integers in ±127.
+#[inline(always)]
+pub(super) fn bytes(x: &[f32; BLOCK], scale: f32) -> [i8; BLOCK] {
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let mut quants = [0; BLOCK];
     for (q, v) in quants.iter_mut().zip(x) {
         *q = round((v * inverse).clamp(-127.0, 127.0)) as i8;
     }
-    (scale, quants)
+    quants
 }
 
 /// A signed scale, which makes the element of largest magnitude -8, and integers in 0..16 that stand for -8..8.

@@ -7,25 +7,23 @@
 
 use super::KvType;
 use super::cache::{BLOCK, PAGE};
-use super::source::{Source, with_source, with_wide};
+use super::source::{Plain, Source, with_plain, with_source, with_wide};
 use super::wide::Sixteen;
 use crate::isa::Isa;
+
+/// Rows that a product may have on any instruction set.
+pub(super) const MAX_ROWS: usize = 12;
 
 /// Rows that one product may have.
 pub(super) fn max_rows(isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::Avx2 => 6,
-        Isa::Avx512 => 12,
+        Isa::Avx512 => MAX_ROWS,
     }
 }
 
 /// Rows up to which products read the cache itself.
-pub(super) fn direct_rows(isa: Isa) -> usize {
-    match isa {
-        Isa::Scalar => 0,
-        Isa::Avx2 | Isa::Avx512 => 6,
-    }
-}
+pub(super) const DIRECT_ROWS: usize = 6;
 
 /// Pages that [`Keys`] takes at a time.
 pub(super) const KEY_PAGES: usize = 4;
@@ -137,10 +135,18 @@ macro_rules! side_by_side {
                     at += 1;
                 }
             })*
+            $((Isa::Scalar, $rows) => {
+                while at < $count {
+                    with_wide!(scalar $f::<$S, $rows, 1>($x: $X, at: usize, $c: *mut f32));
+                    at += 1;
+                }
+            })*
             (isa, rows) => unreachable!("{rows} rows read the cache on {isa}"),
         }
     }};
 }
+
+pub(super) use side_by_side;
 
 impl Keys<'_> {
     /// Computes it.
@@ -157,14 +163,14 @@ impl Keys<'_> {
         let x = &self;
         // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
         unsafe {
-            with_source!(x.dtype, S => side_by_side!(isa, keys::<S>(x: &Keys<'_>, n, c);
+            with_plain!(x.dtype, S => side_by_side!(isa, keys::<S>(x: &Keys<'_>, n, c);
                 1: 2 4, 2: 2 4, 3: 1 4, 4: 1 2, 5: 1 2, 6: 1 2))
         }
     }
 }
 
 /// Bytes that products read of a plane of `elements` numbers per position.
-fn plane_bytes(dtype: KvType, elements: usize) -> usize {
+pub(super) fn plane_bytes(dtype: KvType, elements: usize) -> usize {
     match dtype {
         KvType::F32 => elements * PAGE * 4,
         KvType::F16 | KvType::BF16 => elements * PAGE * 2,
@@ -174,41 +180,35 @@ fn plane_bytes(dtype: KvType, elements: usize) -> usize {
 }
 
 #[inline(always)]
-unsafe fn keys<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Keys<'_>, page: usize, c: *mut f32) {
+unsafe fn keys<V: Sixteen, S: Plain, const ROWS: usize, const N: usize>(x: &Keys<'_>, page: usize, c: *mut f32) {
     // SAFETY: pages, rows and depth stay below what `run` checked.
     unsafe {
         let planes: [*const u8; N] = std::array::from_fn(|n| x.planes[page + n].as_ptr());
         let ahead: [*const u8; N] = std::array::from_fn(|n| x.ahead[page + n].as_ptr());
         let (q, c) = (x.q.as_ptr(), c.add(page * PAGE));
         let mut acc = [[V::splat(0.0); N]; ROWS];
-        for block in 0..x.k_dim.div_ceil(BLOCK) {
-            let start = block * BLOCK;
-            let scales: [S::Scale<V>; N] = std::array::from_fn(|n| S::key_scale::<V>(planes[n], block));
-            let rows: [*const u8; N] = std::array::from_fn(|n| S::key_rows(planes[n], block));
-            // A macro: intrinsics in a closure become calls.
-            macro_rules! step {
-                ($i:expr) => {
-                    for n in 0..N {
-                        if (start + $i) * S::ROW % 64 == 0 {
-                            V::prefetch(ahead[n].wrapping_add((start + $i) * S::ROW));
-                        }
-                        let b = S::key::<V>(rows[n], $i, scales[n]);
-                        for r in 0..ROWS {
-                            acc[r][n] = V::splat(*q.add(r * x.k_dim + start + $i)).mul_add(b, acc[r][n]);
-                        }
+        // A macro: intrinsics in a closure become calls.
+        macro_rules! step {
+            ($d:expr) => {
+                for n in 0..N {
+                    if $d * S::ROW % 64 == 0 {
+                        V::prefetch(ahead[n].wrapping_add($d * S::ROW));
                     }
-                };
-            }
-            let count = BLOCK.min(x.k_dim - start);
-            for i in (0..count / 4 * 4).step_by(4) {
-                step!(i);
-                step!(i + 1);
-                step!(i + 2);
-                step!(i + 3);
-            }
-            for i in count / 4 * 4..count {
-                step!(i);
-            }
+                    let b = S::key::<V>(planes[n], $d);
+                    for r in 0..ROWS {
+                        acc[r][n] = V::splat(*q.add(r * x.k_dim + $d)).mul_add(b, acc[r][n]);
+                    }
+                }
+            };
+        }
+        for d in (0..x.k_dim / 4 * 4).step_by(4) {
+            step!(d);
+            step!(d + 1);
+            step!(d + 2);
+            step!(d + 3);
+        }
+        for d in x.k_dim / 4 * 4..x.k_dim {
+            step!(d);
         }
         for r in 0..ROWS {
             for n in 0..N {
@@ -260,7 +260,16 @@ unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &V
     unsafe {
         let (plane, w, c) = (x.plane.as_ptr(), x.w.as_ptr(), c.add(panel * PAGE));
         let stride = x.panels * PAGE;
-        let scales: [[f32; PAGE]; N] = std::array::from_fn(|n| S::value_scales::<V>(plane, (panel + n) / 2));
+        // Weights times scales, where there are any.
+        let mut scaled = [[[0f32; PAGE]; N]; ROWS];
+        if S::SCALED > 0 {
+            for n in 0..N {
+                let scales = V::from_f16(plane.add((panel + n) / 2 * S::SCALED * PAGE));
+                for r in 0..ROWS {
+                    V::load(w.add(r * x.w_stride)).mul(scales).store(scaled[r][n].as_mut_ptr());
+                }
+            }
+        }
         let rows: [*const u8; N] = std::array::from_fn(|n| S::value_rows(plane, panel + n));
         let mut acc = [[V::splat(0.0); N]; ROWS];
         for r in 0..ROWS {
@@ -273,9 +282,10 @@ unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &V
                 if slot * S::ROW % 64 == 0 {
                     V::prefetch(x.ahead.as_ptr().wrapping_add(((panel + n) * PAGE + slot) * S::ROW));
                 }
-                let b = S::value::<V>(rows[n], slot, (panel + n) % 2 == 1, scales[n][slot]);
+                let b = S::value::<V>(rows[n], slot, (panel + n) % 2 == 1);
                 for r in 0..ROWS {
-                    acc[r][n] = V::splat(*w.add(r * x.w_stride + slot)).mul_add(b, acc[r][n]);
+                    let w = if S::SCALED > 0 { scaled[r][n][slot] } else { *w.add(r * x.w_stride + slot) };
+                    acc[r][n] = V::splat(w).mul_add(b, acc[r][n]);
                 }
             }
         }

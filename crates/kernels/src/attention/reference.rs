@@ -2,36 +2,50 @@
 
 use half::f16;
 
-use super::cache::{BLOCK, KvType, PAGE, half_to_f32, index};
+use super::cache::{BLOCK, KvType, PAGE, bytes, code_index, half_to_f32, index, largest, rotate};
 use super::{AttendParams, KvCache, SPLIT, SeqRows};
+use crate::isa::Isa;
 use crate::lanes::{LANES, tree};
 use crate::math::{exp, tanh};
 
-/// Element `d` at position `slot` of a plane.
-fn number(dtype: KvType, plane: &[u8], d: usize, slot: usize, is_key: bool) -> f32 {
+/// Element `d` at position `slot` of a plane: a number and the scale that it is to be multiplied with.
+fn number(dtype: KvType, plane: &[u8], d: usize, slot: usize, is_key: bool) -> (f32, f32) {
     let half = |at: usize| u16::from_le_bytes([plane[at], plane[at + 1]]);
-    let quant = |bytes: usize| {
-        let block = d / BLOCK * bytes * PAGE;
-        (half_to_f32(f16::from_bits(half(block + 2 * slot))), block + 2 * PAGE)
+    let block = |bytes: usize| {
+        let start = d / BLOCK * bytes * PAGE;
+        (half_to_f32(f16::from_bits(half(start + 2 * slot))), start + 2 * PAGE)
     };
     match dtype {
         KvType::F32 => {
             let at = 4 * index(d, slot, is_key);
-            f32::from_le_bytes([plane[at], plane[at + 1], plane[at + 2], plane[at + 3]])
+            (f32::from_le_bytes([plane[at], plane[at + 1], plane[at + 2], plane[at + 3]]), 1.0)
         }
-        KvType::F16 => half_to_f32(f16::from_bits(half(2 * index(d, slot, is_key)))),
-        KvType::BF16 => f32::from_bits(u32::from(half(2 * index(d, slot, is_key))) << 16),
+        KvType::F16 => (half_to_f32(f16::from_bits(half(2 * index(d, slot, is_key)))), 1.0),
+        KvType::BF16 => (f32::from_bits(u32::from(half(2 * index(d, slot, is_key))) << 16), 1.0),
         KvType::Q8_0 => {
-            let (scale, rows) = quant(34);
-            f32::from(plane[rows + index(d % BLOCK, slot, is_key)] as i8) * scale
+            let (scale, rows) = block(34);
+            (f32::from(plane[rows + code_index(d % BLOCK, slot, is_key)] as i8), scale)
         }
         KvType::Q4_0 => {
-            let (scale, rows) = quant(18);
-            let pair = plane[rows + index(d % PAGE, slot, is_key)];
+            let (scale, rows) = block(18);
+            let pair = plane[rows + code_index(d % PAGE, slot, is_key)];
             let nibble = if d % BLOCK < PAGE { pair & 15 } else { pair >> 4 };
-            (i32::from(nibble) - 8) as f32 * scale
+            ((i32::from(nibble) - 8) as f32, scale)
         }
     }
+}
+
+/// `⟨q, k⟩`: a chain over the elements, with quantized keys over blocks, in which the query has eight bits too.
+fn dot(dtype: KvType, q: &[f32], key: impl Fn(usize) -> (f32, f32)) -> f32 {
+    if !dtype.is_coded() {
+        return q.iter().enumerate().fold(0f32, |acc, (d, q)| q.mul_add(key(d).0, acc));
+    }
+    q.as_chunks::<BLOCK>().0.iter().enumerate().fold(0f32, |acc, (block, q)| {
+        let scale = largest(q) / 127.0;
+        let codes = bytes(q, scale).into_iter().enumerate();
+        let sum: i32 = codes.map(|(i, code)| i32::from(code) * key(block * BLOCK + i).0 as i32).sum();
+        (sum as f32).mul_add(scale * key(block * BLOCK).1, acc)
+    })
 }
 
 /// What [`attend`](super::attend) computes, spelled out. `q` is `[rows × heads · k_dim]`, `out` is `[rows × heads ·
@@ -63,7 +77,12 @@ fn one(
     head: usize,
     out: &mut [f32],
 ) {
-    let layout = cache.layout();
+    let (layout, rotation) = (cache.layout(), cache.rotation());
+    // Blocks go on behind the elements that are asked for.
+    let mut q = q.to_vec();
+    q.resize(layout.dtype.whole(q.len()), 0.0);
+    rotate(Isa::Scalar, &mut q, rotation.keys);
+    let mut sums = vec![0f32; layout.dtype.whole(out.len())];
     let kv_head = head / (p.heads / layout.kv_heads);
     let element = |key: usize, d: usize, is_key: bool| {
         let page = seq.pages[key / PAGE];
@@ -77,12 +96,10 @@ fn one(
     if let Some(sinks) = p.sinks {
         (top, total) = (sinks[head], 1.0);
     }
-    out.fill(0.0);
     for split in visible.start / SPLIT..visible.end.div_ceil(SPLIT) {
         let keys = visible.start.max(split * SPLIT)..visible.end.min((split + 1) * SPLIT);
         let score = |key: usize| {
-            let dot = (0..layout.k_dim).fold(0f32, |acc, d| q[d].mul_add(element(key, d, true), acc));
-            let mut s = dot * p.scale;
+            let mut s = dot(layout.dtype, &q, |d| element(key, d, true)) * p.scale;
             if let Some(cap) = p.softcap {
                 s = cap * tanh(s / cap);
             }
@@ -102,14 +119,18 @@ fn one(
         let new_top = if m > top { m } else { top };
         let (old, new) = (exp(top - new_top), exp(m - new_top));
         total = tree(lanes).mul_add(new, total * old);
-        for (d, o) in out.iter_mut().enumerate() {
+        for (d, sum) in sums.iter_mut().enumerate() {
             let is_key = p.v_prefix.is_some();
-            let sum =
-                weights.iter().zip(keys.clone()).fold(0f32, |acc, (w, key)| w.mul_add(element(key, d, is_key), acc));
-            *o = sum.mul_add(new, *o * old);
+            let of_split = weights.iter().zip(keys.clone()).fold(0f32, |acc, (w, key)| {
+                let (number, scale) = element(key, d, is_key);
+                (w * scale).mul_add(number, acc)
+            });
+            *sum = of_split.mul_add(new, *sum * old);
         }
         top = new_top;
     }
     let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
-    out.iter_mut().for_each(|o| *o *= inverse);
+    sums.iter_mut().for_each(|sum| *sum *= inverse);
+    rotate(Isa::Scalar, &mut sums, rotation.values);
+    out.copy_from_slice(&sums[..out.len()]);
 }

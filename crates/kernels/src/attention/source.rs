@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "reads by pointer, as vector instructions do")]
 
-use super::cache::{BLOCK, PAGE};
+use super::cache::PAGE;
 use super::wide::Sixteen;
 
 /// A cached type.
@@ -12,20 +12,29 @@ use super::wide::Sixteen;
 pub(super) trait Source {
     /// Bytes of 16 numbers, scales aside: how far products advance per step.
     const ROW: usize;
-    /// The scales that a block of keys has in common, one per position.
-    type Scale<V: Copy>: Copy;
-    unsafe fn key_scale<V: Sixteen>(plane: *const u8, block: usize) -> Self::Scale<V>;
-    /// Where a block of keys begins.
-    unsafe fn key_rows(plane: *const u8, block: usize) -> *const u8;
-    /// Element `i` of a block of keys, at all positions.
-    unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, scale: Self::Scale<V>) -> V;
-    /// The scales of a block of values, one per position.
-    unsafe fn value_scales<V: Sixteen>(plane: *const u8, block: usize) -> [f32; PAGE];
+    /// Bytes of a position in a block of 32 elements that has a scale, which stands before the numbers and by which
+    /// whoever reads them multiplies; 0 for types without.
+    const SCALED: usize;
     /// Where a panel of 16 elements of the values begins.
     unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8;
-    /// The value at `slot` in a panel; `odd` says whether the panel is the second of its block.
-    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool, scale: f32) -> V;
+    /// The number at `slot` in a panel; `odd` says whether the panel is the second of its block.
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool) -> V;
 }
+
+/// A type whose numbers need no scale.
+pub(super) trait Plain: Source {
+    /// Element `d` of the keys, at all positions.
+    unsafe fn key<V: Sixteen>(plane: *const u8, d: usize) -> V;
+}
+
+/// A type whose keys are integers, four elements side by side.
+pub(super) trait Coded: Source {
+    /// Elements `4 g .. 4 g + 4` of a block whose numbers begin at `rows`, at all positions.
+    unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes;
+}
+
+/// Bytes of four elements at all positions.
+pub(super) const FOURS: usize = 4 * PAGE;
 
 pub(super) struct F32;
 pub(super) struct F16;
@@ -37,32 +46,24 @@ macro_rules! plain {
     ($name:ident, $bytes:literal, $load:expr) => {
         impl Source for $name {
             const ROW: usize = $bytes * PAGE;
-            type Scale<V: Copy> = ();
-            #[inline(always)]
-            unsafe fn key_scale<V: Sixteen>(_: *const u8, _: usize) {}
-            #[inline(always)]
-            unsafe fn key_rows(plane: *const u8, block: usize) -> *const u8 {
-                // SAFETY: the trait's contract, here and below.
-                unsafe { plane.add(block * BLOCK * Self::ROW) }
-            }
-            #[inline(always)]
-            unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, (): ()) -> V {
-                // SAFETY: see `key_rows`.
-                unsafe { $load(rows.add(i * Self::ROW)) }
-            }
-            #[inline(always)]
-            unsafe fn value_scales<V: Sixteen>(_: *const u8, _: usize) -> [f32; PAGE] {
-                [1.0; PAGE]
-            }
+            const SCALED: usize = 0;
             #[inline(always)]
             unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
-                // SAFETY: see `key_rows`.
+                // SAFETY: the trait's contract, here and below.
                 unsafe { plane.add(panel * PAGE * Self::ROW) }
             }
             #[inline(always)]
-            unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool, _: f32) -> V {
-                // SAFETY: see `key_rows`.
+            unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool) -> V {
+                // SAFETY: see `value_rows`.
                 unsafe { $load(rows.add(slot * Self::ROW)) }
+            }
+        }
+
+        impl Plain for $name {
+            #[inline(always)]
+            unsafe fn key<V: Sixteen>(plane: *const u8, d: usize) -> V {
+                // SAFETY: see `value_rows`.
+                unsafe { $load(plane.add(d * Self::ROW)) }
             }
         }
     };
@@ -72,74 +73,49 @@ plain!(F32, 4, |p: *const u8| V::load(p.cast()));
 plain!(F16, 2, |p: *const u8| V::from_f16(p));
 plain!(BF16, 2, |p: *const u8| V::from_bf16(p));
 
-/// Sixteen f16 as an array.
-#[inline(always)]
-unsafe fn scales<V: Sixteen>(p: *const u8) -> [f32; PAGE] {
-    let mut out = [0f32; PAGE];
-    // SAFETY: the caller's promise about `p`; `out` holds 16 numbers.
-    unsafe { V::from_f16(p).store(out.as_mut_ptr()) };
-    out
-}
-
-/// What the two quantized types share: blocks that begin with 16 scales.
-macro_rules! blocks {
-    ($bytes:literal) => {
-        type Scale<V: Copy> = V;
-        #[inline(always)]
-        unsafe fn key_scale<V: Sixteen>(plane: *const u8, block: usize) -> V {
-            // SAFETY: the trait's contract, here and below.
-            unsafe { V::from_f16(plane.add(block * $bytes * PAGE)) }
-        }
-        #[inline(always)]
-        unsafe fn key_rows(plane: *const u8, block: usize) -> *const u8 {
-            // SAFETY: see `key_scale`.
-            unsafe { plane.add(block * $bytes * PAGE + 2 * PAGE) }
-        }
-        #[inline(always)]
-        unsafe fn value_scales<V: Sixteen>(plane: *const u8, block: usize) -> [f32; PAGE] {
-            // SAFETY: see `key_scale`.
-            unsafe { scales::<V>(plane.add(block * $bytes * PAGE)) }
-        }
-    };
-}
-
 impl Source for Q8 {
     const ROW: usize = PAGE;
-    blocks!(34);
-    #[inline(always)]
-    unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, scale: V) -> V {
-        // SAFETY: see `key_scale`.
-        unsafe { V::from_i8(rows.add(i * PAGE)).mul(scale) }
-    }
+    const SCALED: usize = 34;
     #[inline(always)]
     unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
-        // SAFETY: see `key_scale`.
+        // SAFETY: the trait's contract, here and below.
         unsafe { plane.add(panel / 2 * 34 * PAGE + 2 * PAGE + panel % 2 * PAGE * PAGE) }
     }
     #[inline(always)]
-    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool, scale: f32) -> V {
-        // SAFETY: see `key_scale`.
-        unsafe { V::from_i8(rows.add(slot * PAGE)).mul(V::splat(scale)) }
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool) -> V {
+        // SAFETY: see `value_rows`.
+        unsafe { V::from_i8(rows.add(slot * PAGE)) }
+    }
+}
+
+impl Coded for Q8 {
+    #[inline(always)]
+    unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes {
+        // SAFETY: see `value_rows`.
+        unsafe { V::byte_codes(rows.add(g * FOURS)) }
     }
 }
 
 impl Source for Q4 {
     const ROW: usize = PAGE / 2;
-    blocks!(18);
-    #[inline(always)]
-    unsafe fn key<V: Sixteen>(rows: *const u8, i: usize, scale: V) -> V {
-        // SAFETY: see `key_scale`.
-        unsafe { V::from_nibbles(rows.add(i % PAGE * PAGE), i >= PAGE).mul(scale) }
-    }
+    const SCALED: usize = 18;
     #[inline(always)]
     unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
-        // SAFETY: see `key_scale`.
+        // SAFETY: see `Q8`.
         unsafe { plane.add(panel / 2 * 18 * PAGE + 2 * PAGE) }
     }
     #[inline(always)]
-    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool, scale: f32) -> V {
-        // SAFETY: see `key_scale`.
-        unsafe { V::from_nibbles(rows.add(slot * PAGE), odd).mul(V::splat(scale)) }
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool) -> V {
+        // SAFETY: see `Q8`.
+        unsafe { V::from_nibbles(rows.add(slot * PAGE), odd) }
+    }
+}
+
+impl Coded for Q4 {
+    #[inline(always)]
+    unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes {
+        // SAFETY: see `Q8`.
+        unsafe { V::nibble_codes(rows.add(g % 4 * FOURS), g >= 4) }
     }
 }
 
@@ -159,6 +135,43 @@ macro_rules! with_source {
 }
 pub(super) use with_source;
 
+/// Likewise, of a type that has no scales.
+macro_rules! with_plain {
+    ($dtype:expr, $S:ident => $body:expr) => {
+        match $dtype {
+            $crate::attention::KvType::F32 => {
+                type $S = $crate::attention::source::F32;
+                $body
+            }
+            $crate::attention::KvType::BF16 => {
+                type $S = $crate::attention::source::BF16;
+                $body
+            }
+            _ => {
+                debug_assert_eq!($dtype, $crate::attention::KvType::F16);
+                type $S = $crate::attention::source::F16;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_plain;
+
+/// Likewise, of a quantized type.
+macro_rules! with_coded {
+    ($dtype:expr, $S:ident => $body:expr) => {
+        if $dtype == $crate::attention::KvType::Q4_0 {
+            type $S = $crate::attention::source::Q4;
+            $body
+        } else {
+            debug_assert_eq!($dtype, $crate::attention::KvType::Q8_0);
+            type $S = $crate::attention::source::Q8;
+            $body
+        }
+    };
+}
+pub(super) use with_coded;
+
 /// Calls `$f::<V, …>(…)` with an instruction set's vectors, from a function of its own that enables the instructions:
 /// a function per call, because the compiler runs out of registers where several such loops meet in one. The
 /// arguments' types are spelled out because they become those of that function.
@@ -171,8 +184,11 @@ macro_rules! with_wide {
         }
         avx2($($arg),*)
     }};
+    (scalar $f:ident::<$($g:tt),*>($($arg:ident: $ty:ty),*)) => {
+        $f::<[f32; $crate::attention::PAGE] $(, $g)*>($($arg),*)
+    };
     (avx512 $f:ident::<$($g:tt),*>($($arg:ident: $ty:ty),*)) => {{
-        #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
         unsafe fn avx512($($arg: $ty),*) {
             // SAFETY: the caller's promises.
             unsafe { $f::<std::arch::x86_64::__m512 $(, $g)*>($($arg),*) }
@@ -185,7 +201,7 @@ macro_rules! with_wide {
             $crate::isa::Isa::Avx2 => with_wide!(avx2 $f::<$($g),*>($($arg: $ty),*)),
             #[cfg(target_arch = "x86_64")]
             $crate::isa::Isa::Avx512 => with_wide!(avx512 $f::<$($g),*>($($arg: $ty),*)),
-            _ => $f::<[f32; $crate::attention::PAGE] $(, $g)*>($($arg),*),
+            _ => with_wide!(scalar $f::<$($g),*>($($arg: $ty),*)),
         }
     };
 }

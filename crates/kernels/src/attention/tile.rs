@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::cache::PAGE;
-use super::product::{KEY_PAGES, Keys, Product, Values, direct_rows, max_rows};
+use super::cache::{PAGE, rotate};
+use super::coded::{Query, Scores};
+use super::product::{DIRECT_ROWS, KEY_PAGES, Keys, MAX_ROWS, Product, Values, max_rows};
 use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
 use crate::isa::Isa;
 use crate::lanes::{max, sum};
@@ -72,6 +73,7 @@ impl Tile<'_> {
 /// Sizes of a call.
 #[derive(Clone, Copy)]
 struct Shape {
+    /// Elements of a key, those that fill its last block included.
     k_dim: usize,
     /// Elements of an output.
     v_dim: usize,
@@ -102,6 +104,8 @@ impl<'a> Partial<'a> {
 thread_local! {
     /// Working memory of a thread, kept between calls.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// A tile's queries for quantized keys.
+    static QUERY: RefCell<Query> = RefCell::default();
     /// Partial results of the splits, owned by the thread that calls.
     static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -130,9 +134,11 @@ pub fn attend(
 ) {
     let layout = cache.layout();
     let v_dim = p.v_prefix.unwrap_or(layout.v_dim);
-    let shape = Shape { k_dim: layout.k_dim, v_dim, v_pad: v_dim.next_multiple_of(PAGE) };
+    assert!(p.v_prefix.is_none() || layout.v_dim == 0, "values stand in the cache and in its keys");
+    let v_pad = layout.dtype.whole(v_dim.next_multiple_of(PAGE));
+    let shape = Shape { k_dim: layout.dtype.whole(layout.k_dim), v_dim, v_pad };
     let rows = seqs.iter().map(|s| s.rows.end).max().unwrap_or(0);
-    assert!(q.len() >= rows * p.heads * shape.k_dim && out.len() >= rows * p.heads * v_dim, "q or out is too short");
+    assert!(q.len() >= rows * p.heads * layout.k_dim && out.len() >= rows * p.heads * v_dim, "q or out is too short");
     let call = Call { isa, p, q, cache, shape, out: Parts::new(out) };
     let tiles = tiles(p.heads, layout.kv_heads, seqs);
     if tiles.len() >= TILES_PER_THREAD * pool.threads() || tiles.iter().all(|t| t.splits(p).len() <= 1) {
@@ -183,7 +189,7 @@ impl Call<'_> {
                 self.split(tile, s, part, scratch);
                 self.merge(tile, s, &mut state, part);
             }
-            self.finish(tile, &state);
+            self.finish(tile, &mut state);
         });
     }
 
@@ -219,7 +225,7 @@ impl Call<'_> {
                         let part = unsafe { partials.part(starts[i], starts[i + 1] - starts[i]) };
                         self.merge(tile, s, &mut state, part);
                     }
-                    self.finish(tile, &state);
+                    self.finish(tile, &mut state);
                 });
             });
         });
@@ -254,16 +260,15 @@ impl Call<'_> {
         }
     }
 
-    fn finish(&self, tile: Tile<'_>, state: &Partial<'_>) {
+    fn finish(&self, tile: Tile<'_>, state: &mut Partial<'_>) {
         let Shape { v_dim, v_pad, .. } = self.shape;
-        for r in 0..tile.rows() {
+        for (r, sums) in state.sums.chunks_exact_mut(v_pad).take(tile.rows()).enumerate() {
             let inverse = if state.total[r] > 0.0 { 1.0 / state.total[r] } else { 0.0 };
+            sums.iter_mut().for_each(|sum| *sum *= inverse);
+            rotate(self.isa, sums, self.cache.rotation().values);
             let at = tile.index(self.p, r) * v_dim;
             // SAFETY: a row and head belong to one tile.
-            let out = unsafe { self.out.part(at, v_dim) };
-            for (o, sum) in out.iter_mut().zip(&state.sums[r * v_pad..]) {
-                *o = sum * inverse;
-            }
+            unsafe { self.out.part(at, v_dim) }.copy_from_slice(&sums[..v_dim]);
         }
     }
 
@@ -277,15 +282,21 @@ impl Call<'_> {
         let k_dim = self.shape.k_dim;
         let (q, scratch) = scratch.split_at_mut(tile.rows() * k_dim);
         let (scores, panels) = scratch.split_at_mut(tile.rows() * SCORES);
+        let given = self.cache.layout().k_dim;
         for (r, q) in q.chunks_exact_mut(k_dim).enumerate() {
-            q.copy_from_slice(&self.q[tile.index(self.p, r) * k_dim..][..k_dim]);
+            let (q, filling) = q.split_at_mut(given);
+            q.copy_from_slice(&self.q[tile.index(self.p, r) * given..][..given]);
+            filling.fill(0.0);
         }
+        rotate(self.isa, q, self.cache.rotation().keys);
         let seen = tile.visible(self.p, 0..tile.rows());
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        let direct = tile.rows() <= direct_rows(self.isa) && self.p.v_prefix.is_none();
-        if direct {
+        let direct = tile.rows() <= DIRECT_ROWS && self.p.v_prefix.is_none();
+        if self.cache.layout().dtype.is_coded() {
+            self.coded_scores(tile, s, pages.clone(), q, scores);
+        } else if direct {
             self.direct_scores(tile, s, pages.clone(), q, scores);
         } else {
             self.scores(tile, s, pages.clone(), q, scores, panels);
@@ -310,17 +321,28 @@ impl Call<'_> {
         self.cache.values(tile.seq.pages[i], tile.kv_head)
     }
 
+    /// Where the scales of the values of page `i` stand.
+    fn values_plane(&self, tile: Tile<'_>, i: usize) -> &[u8] {
+        if self.p.v_prefix.is_some() { self.keys_of(tile, i) } else { self.values_of(tile, i) }
+    }
+
+    /// Key planes of up to [`KEY_PAGES`] pages from `page` on, and what is read after them: the keys that follow, then
+    /// the first values.
+    fn planes(&self, tile: Tile<'_>, page: usize, pages: &Range<usize>) -> (usize, [[&[u8]; KEY_PAGES]; 2]) {
+        let n = KEY_PAGES.min(pages.end - page);
+        let planes = std::array::from_fn(|i| self.keys_of(tile, page + i.min(n - 1)));
+        let ahead = std::array::from_fn(|i| match page + n + i {
+            next if next < pages.end => self.keys_of(tile, next),
+            _ if self.p.v_prefix.is_some() => self.keys_of(tile, page),
+            _ => self.values_of(tile, pages.start + i.min(n - 1)),
+        });
+        (n, [planes, ahead])
+    }
+
     /// [`scores`](Self::scores) of few rows.
     fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
-        let first = pages.start;
         for page in pages.clone().step_by(KEY_PAGES) {
-            let n = KEY_PAGES.min(pages.end - page);
-            let planes: [&[u8]; KEY_PAGES] = std::array::from_fn(|i| self.keys_of(tile, page + i.min(n - 1)));
-            // After the last keys come the first values.
-            let ahead: [&[u8]; KEY_PAGES] = std::array::from_fn(|i| match page + n + i {
-                next if next < pages.end => self.keys_of(tile, next),
-                _ => self.values_of(tile, first + i.min(n - 1)),
-            });
+            let (n, [planes, ahead]) = self.planes(tile, page, &pages);
             Keys {
                 dtype: self.cache.layout().dtype,
                 q,
@@ -333,6 +355,31 @@ impl Call<'_> {
             }
             .run(self.isa);
         }
+    }
+
+    /// [`scores`](Self::scores) with quantized keys.
+    fn coded_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
+        QUERY.with_borrow_mut(|query| {
+            query.fill(self.isa, q);
+            let query = &*query;
+            for page in pages.clone().step_by(KEY_PAGES) {
+                let (n, [planes, ahead]) = self.planes(tile, page, &pages);
+                self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, _| {
+                    Scores {
+                        dtype: self.cache.layout().dtype,
+                        query,
+                        first: rows.start,
+                        rows: rows.len(),
+                        k_dim: self.shape.k_dim,
+                        planes: &planes[..n],
+                        ahead: &ahead[..n],
+                        c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
+                        c_stride: SCORES,
+                    }
+                    .run(self.isa);
+                });
+            }
+        });
     }
 
     /// [`values`](Self::values) of few rows.
@@ -358,7 +405,7 @@ impl Call<'_> {
         let panel = &mut panels[..k_dim * PAGE];
         for page in pages {
             unpack::keys(self.isa, self.cache.layout().dtype, self.keys_of(tile, page), panel);
-            self.blocks(tile, page..page + 1, |rows, _| {
+            self.blocks(tile, page..page + 1, max_rows(self.isa), |rows, _| {
                 Product {
                     a: &q[rows.start * k_dim..],
                     a_stride: k_dim,
@@ -408,39 +455,57 @@ impl Call<'_> {
         let dtype = self.cache.layout().dtype;
         // A panel holds 16 elements of the values of `VALUE_PAGES` pages.
         let stride = VALUE_PAGES * PAGE * PAGE;
+        let mut scaled = [0.0; MAX_ROWS * VALUE_PAGES * PAGE];
         for page in pages.clone().step_by(VALUE_PAGES) {
             let some = page..pages.end.min(page + VALUE_PAGES);
             for i in some.clone() {
                 let out = &mut panels[(i - page) * PAGE * PAGE..];
                 match self.p.v_prefix {
-                    Some(dims) => {
-                        let spare = &mut spare[..dims * PAGE];
+                    Some(_) => {
+                        let spare = &mut spare[..v_pad.min(k_dim) * PAGE];
                         unpack::values_from_keys(self.isa, dtype, self.keys_of(tile, i), spare, out, stride);
                     }
                     None => unpack::values(self.isa, dtype, self.values_of(tile, i), out, stride),
                 }
             }
-            for panel in 0..v_pad / PAGE {
-                self.blocks(tile, some.clone(), |rows, seen| {
-                    Product {
-                        a: &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..],
-                        a_stride: SCORES,
-                        b: &panels[panel * stride + (seen.start - page) * PAGE * PAGE..],
-                        c: &mut sums[rows.start * v_pad + panel * PAGE..],
-                        c_stride: v_pad,
-                        rows: rows.len(),
-                        depth: seen.len() * PAGE,
-                        accumulate: true,
+            for first in (0..v_pad / PAGE).step_by(2) {
+                self.blocks(tile, some.clone(), max_rows(self.isa), |rows, seen| {
+                    let weights = &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..];
+                    let (a, a_stride) = if dtype.is_coded() {
+                        for (i, page) in seen.clone().enumerate() {
+                            let scales = unpack::scales(self.isa, dtype, self.values_plane(tile, page), first / 2);
+                            for r in 0..rows.len() {
+                                let weights = &weights[r * SCORES + i * PAGE..][..PAGE];
+                                let scaled = &mut scaled[(r * VALUE_PAGES + i) * PAGE..][..PAGE];
+                                for ((x, w), scale) in scaled.iter_mut().zip(weights).zip(scales) {
+                                    *x = w * scale;
+                                }
+                            }
+                        }
+                        (&scaled[..], VALUE_PAGES * PAGE)
+                    } else {
+                        (weights, SCORES)
+                    };
+                    for panel in first..(v_pad / PAGE).min(first + 2) {
+                        Product {
+                            a,
+                            a_stride,
+                            b: &panels[panel * stride + (seen.start - page) * PAGE * PAGE..],
+                            c: &mut sums[rows.start * v_pad + panel * PAGE..],
+                            c_stride: v_pad,
+                            rows: rows.len(),
+                            depth: seen.len() * PAGE,
+                            accumulate: true,
+                        }
+                        .run(self.isa);
                     }
-                    .run(self.isa);
                 });
             }
         }
     }
 
-    /// Calls `f(rows, pages)` for blocks of rows that fit one product, with those of `pages` that any of them sees.
-    fn blocks(&self, tile: Tile<'_>, pages: Range<usize>, mut f: impl FnMut(Range<usize>, Range<usize>)) {
-        let step = max_rows(self.isa);
+    /// Calls `f(rows, pages)` for blocks of at most `step` rows, with those of `pages` that any of them sees.
+    fn blocks(&self, tile: Tile<'_>, pages: Range<usize>, step: usize, mut f: impl FnMut(Range<usize>, Range<usize>)) {
         for start in (0..tile.rows()).step_by(step) {
             let rows = start..(start + step).min(tile.rows());
             let seen = tile.visible(self.p, rows.clone());

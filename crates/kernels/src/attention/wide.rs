@@ -13,6 +13,20 @@ use super::cache::{PAGE, half_to_f32};
 /// All functions: the machine has the instructions of the type, and pointers have as many bytes behind them as 16
 /// numbers of the named type take. Pointers need no alignment.
 pub(super) trait Sixteen: Copy {
+    /// Four small integers at each of 16 positions.
+    type Codes: Copy;
+    /// Sixteen i32.
+    type Sums: Copy;
+    /// By how much [`Codes`](Self::Codes) stand above the integers: [`dot`](Self::dot) gives the sum for those.
+    const ABOVE: i32;
+    unsafe fn sums(start: i32) -> Self::Sums;
+    unsafe fn from_sums(sums: Self::Sums) -> Self;
+    /// 64 bytes as integers.
+    unsafe fn byte_codes(p: *const u8) -> Self::Codes;
+    /// The low or high halves of 64 bytes, less 8.
+    unsafe fn nibble_codes(p: *const u8, high: bool) -> Self::Codes;
+    /// Adds at each position the products of its four codes with the four i8 that `q` consists of, each in ±127.
+    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, q: i32) -> Self::Sums;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
@@ -29,6 +43,33 @@ pub(super) trait Sixteen: Copy {
 }
 
 impl Sixteen for [f32; PAGE] {
+    type Codes = [[i8; 4]; PAGE];
+    type Sums = [i32; PAGE];
+    const ABOVE: i32 = 0;
+    #[inline(always)]
+    unsafe fn sums(start: i32) -> Self::Sums {
+        [start; PAGE]
+    }
+    #[inline(always)]
+    unsafe fn from_sums(sums: Self::Sums) -> Self {
+        sums.map(|sum| sum as f32)
+    }
+    #[inline(always)]
+    unsafe fn byte_codes(p: *const u8) -> Self::Codes {
+        // SAFETY: the trait's contract.
+        unsafe { p.cast::<Self::Codes>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn nibble_codes(p: *const u8, high: bool) -> Self::Codes {
+        // SAFETY: the trait's contract.
+        let bytes = unsafe { p.cast::<[[u8; 4]; PAGE]>().read_unaligned() };
+        bytes.map(|four| four.map(|b| (if high { b >> 4 } else { b & 15 }) as i8 - 8))
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, q: i32) -> Self::Sums {
+        let q = q.to_le_bytes().map(|b| i32::from(b as i8));
+        std::array::from_fn(|i| sums[i] + (0..4).map(|j| i32::from(codes[i][j]) * q[j]).sum::<i32>())
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         [x; PAGE]
@@ -118,7 +159,62 @@ pub(super) mod x86 {
         }
     }
 
+    /// Halves of bytes, as bytes.
+    macro_rules! halves {
+        ($load:ident $and:ident $srl:ident $set:ident; $p:expr, $high:expr) => {{
+            let x = $srl($load($p.cast()), _mm_cvtsi32_si128(if $high { 4 } else { 0 }));
+            $and(x, $set(15))
+        }};
+    }
+
     impl Sixteen for Pair {
+        /// Low and high positions, and their magnitudes.
+        type Codes = [__m256i; 4];
+        type Sums = [__m256i; 2];
+        const ABOVE: i32 = 0;
+        #[inline(always)]
+        unsafe fn sums(start: i32) -> Self::Sums {
+            // SAFETY: the trait's contract, here and below.
+            unsafe { [_mm256_set1_epi32(start); 2] }
+        }
+        #[inline(always)]
+        unsafe fn from_sums(sums: Self::Sums) -> Self {
+            // SAFETY: see `sums`.
+            unsafe { Pair(_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])) }
+        }
+        #[inline(always)]
+        unsafe fn byte_codes(p: *const u8) -> Self::Codes {
+            // SAFETY: see `sums`.
+            unsafe {
+                let (low, high) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()));
+                [low, high, _mm256_abs_epi8(low), _mm256_abs_epi8(high)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn nibble_codes(p: *const u8, high: bool) -> Self::Codes {
+            // SAFETY: see `sums`.
+            unsafe {
+                let eight = _mm256_set1_epi8(8);
+                let a = halves!(_mm256_loadu_si256 _mm256_and_si256 _mm256_srl_epi16 _mm256_set1_epi8; p, high);
+                let b = halves!(_mm256_loadu_si256 _mm256_and_si256 _mm256_srl_epi16 _mm256_set1_epi8; p.add(32), high);
+                let (a, b) = (_mm256_sub_epi8(a, eight), _mm256_sub_epi8(b, eight));
+                [a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: Self::Sums, codes: Self::Codes, q: i32) -> Self::Sums {
+            // SAFETY: see `sums`.
+            unsafe {
+                let (q, ones) = (_mm256_set1_epi32(q), _mm256_set1_epi16(1));
+                // Two products of magnitudes up to 128 · 127 fit 16 bits.
+                let low = _mm256_maddubs_epi16(codes[2], _mm256_sign_epi8(q, codes[0]));
+                let high = _mm256_maddubs_epi16(codes[3], _mm256_sign_epi8(q, codes[1]));
+                [
+                    _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, ones)),
+                    _mm256_add_epi32(sums[1], _mm256_madd_epi16(high, ones)),
+                ]
+            }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the trait's contract, here and below.
@@ -183,8 +279,40 @@ pub(super) mod x86 {
         }
     }
 
-    /// AVX-512F.
+    /// AVX-512 F, BW and VNNI.
     impl Sixteen for __m512 {
+        /// Unsigned, 128 above.
+        type Codes = __m512i;
+        type Sums = __m512i;
+        const ABOVE: i32 = 128;
+        #[inline(always)]
+        unsafe fn sums(start: i32) -> Self::Sums {
+            // SAFETY: the trait's contract, here and below.
+            unsafe { _mm512_set1_epi32(start) }
+        }
+        #[inline(always)]
+        unsafe fn from_sums(sums: Self::Sums) -> Self {
+            // SAFETY: see `sums`.
+            unsafe { _mm512_cvtepi32_ps(sums) }
+        }
+        #[inline(always)]
+        unsafe fn byte_codes(p: *const u8) -> Self::Codes {
+            // SAFETY: see `sums`.
+            unsafe { _mm512_xor_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(-128)) }
+        }
+        #[inline(always)]
+        unsafe fn nibble_codes(p: *const u8, high: bool) -> Self::Codes {
+            // SAFETY: see `sums`.
+            unsafe {
+                let x = halves!(_mm512_loadu_si512 _mm512_and_si512 _mm512_srl_epi16 _mm512_set1_epi8; p, high);
+                _mm512_add_epi8(x, _mm512_set1_epi8(120))
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: Self::Sums, codes: Self::Codes, q: i32) -> Self::Sums {
+            // SAFETY: see `sums`.
+            unsafe { _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(q)) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the trait's contract, here and below.

@@ -72,7 +72,7 @@ pub fn time_linear(
 /// Causal attention of `tokens` rows of one sequence after `depth` positions.
 ///
 /// # Errors
-/// [`KvError`] for heads that the type cannot hold and for want of memory.
+/// [`KvError`] for sizes that overflow and for want of memory.
 pub fn time_attention(
     pool: &Pool,
     isa: Isa,

@@ -1,0 +1,134 @@
+//! Products with quantized keys: the query is rounded to eight bits too, a block's products are summed as integers,
+//! exactly, and blocks are combined in order. A key is then read as it lies, and no number is ever unpacked.
+
+#![expect(clippy::needless_range_loop, reason = "rows, pages and blocks each index several arrays")]
+#![expect(unsafe_code, reason = "vector instructions chosen at run time")]
+
+use super::KvType;
+use super::cache::{BLOCK, PAGE, bytes, largest};
+use super::product::{plane_bytes, side_by_side};
+use super::source::{Coded, with_coded, with_wide};
+use super::wide::Sixteen;
+use crate::isa::Isa;
+use crate::twin::twin;
+
+/// Queries in eight bits, `[rows × k_dim]`.
+#[derive(Default)]
+pub(super) struct Query {
+    /// Four elements each.
+    codes: Vec<i32>,
+    /// Of each block of 32.
+    scales: Vec<f32>,
+    /// Sum of each block's codes.
+    sums: Vec<i32>,
+}
+
+impl Query {
+    /// Rounds `q`, whose rows are whole blocks.
+    pub(super) fn fill(&mut self, isa: Isa, q: &[f32]) {
+        let blocks = q.len() / BLOCK;
+        self.codes.resize(blocks * BLOCK / 4, 0);
+        self.scales.resize(blocks, 0.0);
+        self.sums.resize(blocks, 0);
+        round(isa, q, &mut self.codes, &mut self.scales, &mut self.sums);
+    }
+}
+
+twin! {
+    fn round(q: &[f32], codes: &mut [i32], scales: &mut [f32], sums: &mut [i32]) {
+        let out = codes.as_chunks_mut::<{ BLOCK / 4 }>().0.iter_mut().zip(scales).zip(sums);
+        for (q, ((codes, scale), sum)) in q.as_chunks::<BLOCK>().0.iter().zip(out) {
+            *scale = largest(q) / 127.0;
+            let bytes = bytes(q, *scale);
+            *sum = bytes.iter().map(|b| i32::from(*b)).sum();
+            for (code, four) in codes.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *code = i32::from_le_bytes(four.map(|b| b as u8));
+            }
+        }
+    }
+}
+
+/// `⟨q, k⟩` of a few rows with the keys of some pages.
+pub(super) struct Scores<'a> {
+    pub(super) dtype: KvType,
+    pub(super) query: &'a Query,
+    /// The first of the query's rows.
+    pub(super) first: usize,
+    /// At most [`DIRECT_ROWS`](super::product::DIRECT_ROWS).
+    pub(super) rows: usize,
+    pub(super) k_dim: usize,
+    /// The pages' key planes.
+    pub(super) planes: &'a [&'a [u8]],
+    /// What will be read next; as many.
+    pub(super) ahead: &'a [&'a [u8]],
+    /// `[rows × 16 · planes]`, rows `c_stride` apart.
+    pub(super) c: &'a mut [f32],
+    pub(super) c_stride: usize,
+}
+
+impl Scores<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When a slice is shorter than the sizes say.
+    pub(super) fn run(self, isa: Isa) {
+        let (n, blocks) = (self.planes.len(), self.k_dim / BLOCK);
+        let bytes = plane_bytes(self.dtype, self.k_dim);
+        assert!((self.first + self.rows) * blocks <= self.query.scales.len() && self.ahead.len() == n);
+        assert!(self.planes.iter().all(|p| p.len() >= bytes));
+        assert!((self.rows - 1) * self.c_stride + n * PAGE <= self.c.len());
+        let c = self.c.as_mut_ptr();
+        let x = &self;
+        // SAFETY: the machine has what its `Isa` says; the assertions prove every access, for the query's codes and sums
+        // are as many as its scales say.
+        unsafe {
+            with_coded!(x.dtype, S => side_by_side!(isa, scores::<S>(x: &Scores<'_>, n, c);
+                1: 2 4, 2: 1 4, 3: 1 4, 4: 1 2, 5: 1 2, 6: 1 2))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn scores<V: Sixteen, S: Coded, const ROWS: usize, const N: usize>(x: &Scores<'_>, page: usize, c: *mut f32) {
+    // SAFETY: pages, rows and blocks stay below what `run` checked.
+    unsafe {
+        let blocks = x.k_dim / BLOCK;
+        let skip = x.first * blocks;
+        let codes = x.query.codes.as_ptr().add(skip * BLOCK / 4);
+        let (scales, sums) = (x.query.scales.as_ptr().add(skip), x.query.sums.as_ptr().add(skip));
+        let c = c.add(page * PAGE);
+        let mut acc = [[V::splat(0.0); N]; ROWS];
+        for block in 0..blocks {
+            let start = block * S::SCALED * PAGE;
+            let mut of_block = [[V::sums(0); N]; ROWS];
+            for r in 0..ROWS {
+                of_block[r] = [V::sums(-V::ABOVE * *sums.add(r * blocks + block)); N];
+            }
+            for g in 0..BLOCK / 4 {
+                for n in 0..N {
+                    let plane = x.planes[page + n].as_ptr().add(start);
+                    if g * S::ROW * 4 % 64 == 0 {
+                        V::prefetch(x.ahead[page + n].as_ptr().wrapping_add(start + g * S::ROW * 4));
+                    }
+                    let keys = S::codes::<V>(plane.add(2 * PAGE), g);
+                    for r in 0..ROWS {
+                        let q = *codes.add((r * blocks + block) * (BLOCK / 4) + g);
+                        of_block[r][n] = V::dot(of_block[r][n], keys, q);
+                    }
+                }
+            }
+            for n in 0..N {
+                let scale = V::from_f16(x.planes[page + n].as_ptr().add(start));
+                for r in 0..ROWS {
+                    let scale = V::splat(*scales.add(r * blocks + block)).mul(scale);
+                    acc[r][n] = V::from_sums(of_block[r][n]).mul_add(scale, acc[r][n]);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for n in 0..N {
+                acc[r][n].store(c.add(r * x.c_stride + n * PAGE));
+            }
+        }
+    }
+}
