@@ -189,8 +189,7 @@ impl Plan {
     ) -> Estimate {
         let cache = self.caches.iter().map(|c| {
             let positions = c.horizon.map_or(context, |h| context.min(h + limits.tokens)).next_multiple_of(PAGE);
-            let blocks = c.width().div_ceil(cache_type.block());
-            positions * blocks * cache_type.block_bytes()
+            positions * c.bytes(cache_type)
         });
         Estimate {
             weights: self.params.iter().map(|p| weight_bytes(&p.name)).sum(),

@@ -1,6 +1,7 @@
 //! The record itself, and what can be read off it without running it.
 
 use crate::{Mask, Op};
+use allod_tensor::DType;
 use std::fmt::{self, Write as _};
 
 macro_rules! ids {
@@ -75,9 +76,11 @@ pub struct CacheInfo {
 }
 
 impl CacheInfo {
-    /// Elements stored for each position.
-    pub fn width(&self) -> usize {
-        self.kv_heads * (self.key_dim + if self.value_in_key { 0 } else { self.value_dim })
+    /// Bytes stored for each position in a type whose blocks each head fills.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let head = |elements: usize| elements.div_ceil(dtype.block()) * dtype.block_bytes();
+        let value = if self.value_in_key { 0 } else { head(self.value_dim) };
+        self.kv_heads * (head(self.key_dim) + value)
     }
 }
 
