@@ -1,8 +1,8 @@
 //! The commands and what they share.
 
 use crate::commands::{
-    architectures, bench, completions, convert, embed, eval, imatrix, inspect, logits, pretrain, quantize, run, serve,
-    synth, tokenize, tune,
+    architectures, batch, bench, completions, convert, embed, eval, imatrix, inspect, logits, pretrain, quantize, run,
+    serve, synth, tokenize, tune,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Run(Box<run::RunArgs>),
     Serve(Box<serve::ServeArgs>),
+    Batch(batch::BatchArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         cli::Command::Run(args) => commands::run::run(*args),
         cli::Command::Serve(args) => commands::serve::run(&args),
+        cli::Command::Batch(args) => commands::batch::run(&args),
         cli::Command::Inspect(args) => commands::inspect::run(&args),
         cli::Command::Tokenize(args) => commands::tokenize::run(&args),
         cli::Command::Logits(args) => commands::logits::run(&args),

@@ -51,6 +51,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tower::ServiceExt;
 
 /// What a server is made of.
 #[derive(Debug, Default)]
@@ -126,6 +127,19 @@ impl Server {
     /// Whether a request needs a key.
     pub fn has_keys(&self) -> bool {
         !self.app.keys.is_empty()
+    }
+
+    /// Answers one request without a connection: a path and a JSON body in, status and body out.
+    pub async fn post(&self, path: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
+        let request = axum::http::Request::post(path)
+            .header(axum::http::header::HOST, "localhost")
+            .header(axum::http::header::CONTENT_TYPE, "application/json")
+            .body(axum::body::Body::from(body));
+        let Ok(request) = request else { return (400, Vec::new()) };
+        let Ok(response) = router::router(&self.app).oneshot(request).await;
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
+        (status, body.map(Vec::from).unwrap_or_default())
     }
 
     /// Answers who connects to `listener` until `stop` is done; then what is being answered ends.

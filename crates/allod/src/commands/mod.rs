@@ -1,4 +1,5 @@
 pub(crate) mod architectures;
+pub(crate) mod batch;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod convert;

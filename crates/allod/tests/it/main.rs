@@ -1,6 +1,7 @@
 //! The real binary, run as a person or a script runs it.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+mod batch;
 mod files;
 mod inspect;
 mod machine;
