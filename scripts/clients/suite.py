@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import anthropic
 import ollama
@@ -115,6 +116,67 @@ def test_openai_embeddings(s):
     assert made.data[0].embedding == plain.data[0].embedding
     short = s.openai.embeddings.create(model="default", input="a fish", dimensions=8)
     assert abs(sum(x * x for x in short.data[0].embedding) - 1) < 1e-5
+
+
+def test_openai_files_and_batches(s):
+    request = lambda i: {
+        "custom_id": f"r{i}", "method": "POST", "url": "/v1/chat/completions",
+        "body": {"model": "default", "messages": [{"role": "user", "content": f"fish {i}"}], "max_tokens": 6, "seed": i},
+    }
+    lines = "\n".join(json.dumps(request(i)) for i in range(12)).encode()
+    file = s.openai.files.create(file=("in.jsonl", lines), purpose="batch")
+    assert (file.object, file.bytes, file.filename) == ("file", len(lines), "in.jsonl")
+    assert s.openai.files.retrieve(file.id).id == file.id
+    assert s.openai.files.content(file.id).read() == lines
+    kept = s.openai.files.create(
+        file=("a.txt", b"x"), purpose="user_data", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert kept.expires_at == kept.created_at + 3600
+    assert {f.id for f in s.openai.files.list(limit=1)} == {file.id, kept.id}, "pages follow one another"
+    assert s.openai.files.delete(kept.id).deleted
+    batch = s.openai.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"}
+    )
+    for _ in range(600):
+        batch = s.openai.batches.retrieve(batch.id)
+        if batch.status in ("completed", "failed"):
+            break
+        time.sleep(0.1)
+    assert (batch.status, batch.request_counts.completed, batch.metadata) == ("completed", 12, {"a": "b"}), batch
+    answers = [json.loads(line) for line in s.openai.files.content(batch.output_file_id).text.splitlines()]
+    assert {a["custom_id"] for a in answers} == {f"r{i}" for i in range(12)}
+    for answer in answers:
+        body = request(int(answer["custom_id"][1:]))["body"]
+        alone = s.openai.chat.completions.create(**body)
+        assert answer["response"]["body"]["choices"][0]["message"]["content"] == alone.choices[0].message.content
+    assert [b.id for b in s.openai.batches.list(limit=1)] == [batch.id]
+    long = b"\n".join(json.dumps({**request(i), "body": {**request(i)["body"], "max_tokens": 400}}).encode() for i in range(300))
+    file = s.openai.files.create(file=("long.jsonl", long), purpose="batch")
+    batch = s.openai.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    assert s.openai.batches.cancel(batch.id).status == "cancelling"
+    for _ in range(600):
+        if s.openai.batches.retrieve(batch.id).status == "cancelled":
+            break
+        time.sleep(0.1)
+    assert s.openai.batches.retrieve(batch.id).status == "cancelled"
+
+
+def test_openai_background(s):
+    made = s.openai.responses.create(model="default", input="a fish", background=True, max_output_tokens=8)
+    assert made.status == "queued"
+    for _ in range(600):
+        made = s.openai.responses.retrieve(made.id)
+        if made.status not in ("queued", "in_progress"):
+            break
+        time.sleep(0.05)
+    assert made.status in ("completed", "incomplete") and made.output_text, made
+    events = list(s.openai.responses.create(model="default", input="a fish", background=True, stream=True, max_output_tokens=8))
+    id = events[0].response.id
+    again = list(s.openai.responses.retrieve(id, stream=True, starting_after=3))
+    assert [e.sequence_number for e in again] == [e.sequence_number for e in events[4:]]
+    long = s.openai.responses.create(model="default", input="a fish", background=True, max_output_tokens=480)
+    assert s.openai.responses.cancel(long.id).status in ("cancelled", "completed", "incomplete")
+    s.openai.responses.delete(id)
 
 
 def test_anthropic(s):

@@ -120,6 +120,8 @@ pub(crate) fn answer(session: &mut Session, request: Request, mut pipe: Pipe, si
     for event in &mut generation {
         match event? {
             Event::Prompt { done, total } => progress.show(&format!("reading the prompt: {done} of {total} tokens")),
+            // What comes behind the text that ended the answer is none of it.
+            Event::Token(_) if pipe.stops.found().is_some() => {}
             Event::Token(token) => {
                 progress.clear();
                 let text = pipe.reader.text(token.id);

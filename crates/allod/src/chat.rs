@@ -4,6 +4,7 @@ use crate::answer::{Answer, Pipe, Sink, answer};
 use crate::load::{self, MachineArgs};
 use crate::sampling::{SamplingArgs, recommended};
 use crate::template::Template;
+use allod_cpu::KvType;
 use allod_engine::{Cancel, Request, SamplingParams, Session, StopStrings};
 use allod_text::output::{Format, Reader};
 use allod_text::{Guard, Special, Tokenizer};
@@ -42,6 +43,11 @@ pub(crate) struct Chat {
     pub(crate) stop: Vec<String>,
     /// Positions the model was trained for.
     pub(crate) trained: usize,
+    /// Identifies the program that its file describes.
+    pub(crate) plan: String,
+    /// Positions that it is planned for.
+    pub(crate) planned: usize,
+    pub(crate) cache_type: KvType,
 }
 
 impl Chat {
@@ -55,10 +61,25 @@ impl Chat {
         let (model, context) = load::model(load::adapted(source, &machine.adapter)?, machine.ctx)?;
         sampling.validate(model.config.vocab)?;
         let name = model.source.metadata().str("general.name").map_or_else(|| path.display().to_string(), String::from);
-        let session = load::session(&model, &tokenizer, context, machine)?;
+        let (session, cache_type) = load::session(&model, &tokenizer, context, machine)?;
         let trained = model.config.trained_context;
         let guard = Guard::new(&tokenizer);
-        Ok(Chat { guard, name, session, tokenizer, template, format, sampling, stop: flags.stop.clone(), trained })
+        let plan = format!("blake3:{}", model.plan.digest().to_hex());
+        let (stop, planned) = (flags.stop.clone(), context);
+        Ok(Chat {
+            guard,
+            name,
+            session,
+            tokenizer,
+            template,
+            format,
+            sampling,
+            stop,
+            trained,
+            plan,
+            planned,
+            cache_type,
+        })
     }
 
     /// Continues a text as it stands. Special tokens written in it count as such.

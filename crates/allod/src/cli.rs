@@ -2,7 +2,7 @@
 
 use crate::commands::{
     architectures, batch, bench, completions, convert, embed, eval, imatrix, inspect, logits, pretrain, quantize, run,
-    serve, synth, tokenize, tune,
+    serve, synth, tokenize, tune, verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -30,6 +30,7 @@ pub(crate) enum Command {
     Run(Box<run::RunArgs>),
     Serve(Box<serve::ServeArgs>),
     Batch(batch::BatchArgs),
+    Verify(verify::VerifyArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),

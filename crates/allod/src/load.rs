@@ -216,19 +216,20 @@ pub(crate) fn recurrent(model: &Model) -> bool {
     !model.plan.states().is_empty()
 }
 
-/// A conversation over a model.
+/// A conversation over a model, and the type of its cached keys and values.
 pub(crate) fn session(
     model: &Model,
     tokenizer: &Tokenizer,
     context: usize,
     machine: &MachineArgs,
-) -> Result<allod_engine::Session> {
+) -> Result<(allod_engine::Session, KvType)> {
     let sequences = if recurrent(model) { STATES } else { 1 };
     let drafted = machine.draft.as_ref().map_or(0, |_| machine.draft_max);
     let outputs = 1 + drafted;
     let pool = Arc::new(Pool::new(threads(machine.threads)));
     let options = Options { rows: ROWS.min(context), outputs, context, sequences, ..machine.kernels.options() };
     let cpu = prepare_on(model, pool.clone(), &options)?;
+    let cache_type = cpu.cache_type();
     let limits = EngineOptions { sequences: Some(1), draft: drafted, ..EngineOptions::for_plan(&model.plan, outputs) };
     let mut engine = Engine::new(Box::new(cpu), limits);
     if let Some(path) = machine.draft.as_deref().filter(|path| *path != Path::new(LOOKUP)) {
@@ -236,7 +237,7 @@ pub(crate) fn session(
         let cpu = prepare_on(&draft, pool, &Options { outputs: 1, sequences: 1, ..options })?;
         engine = engine.with_draft(Box::new(cpu), 1);
     }
-    Ok(allod_engine::Session::over(engine))
+    Ok((allod_engine::Session::over(engine), cache_type))
 }
 
 /// The model at `path`, if it can draft for another.

@@ -5,11 +5,13 @@ mod answer;
 mod chat;
 mod cli;
 mod commands;
+mod config;
 mod failure;
 mod interrupt;
 mod load;
 mod markdown;
 mod printer;
+mod receipt;
 mod repl;
 mod sampling;
 mod template;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         cli::Command::Run(args) => commands::run::run(*args),
         cli::Command::Serve(args) => commands::serve::run(&args),
         cli::Command::Batch(args) => commands::batch::run(&args),
+        cli::Command::Verify(args) => commands::verify::run(&args),
         cli::Command::Inspect(args) => commands::inspect::run(&args),
         cli::Command::Tokenize(args) => commands::tokenize::run(&args),
         cli::Command::Logits(args) => commands::logits::run(&args),

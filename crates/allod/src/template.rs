@@ -36,6 +36,11 @@ impl Template {
         self.text(messages, None, tokenizer)
     }
 
+    /// Identifies it.
+    pub(crate) fn digest(&self) -> String {
+        allod_server::text_digest(self.0.source())
+    }
+
     /// The way the template has models write.
     pub(crate) fn format(&self, tokenizer: &Tokenizer) -> Format {
         Format::learn(&self.0, &variables(tokenizer))

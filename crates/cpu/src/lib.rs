@@ -32,6 +32,9 @@ use allod_plan::{
 use std::{ops::Range, sync::Arc};
 use weights::Prepared;
 
+/// Raised whenever a result of any kernel changes: within a revision the same request gives the same bytes anywhere.
+pub const REVISION: u32 = 1;
+
 /// What a [`Cpu`] is built for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -85,6 +88,7 @@ pub struct Cpu {
     layout: Arena,
     arena: Vec<f32>,
     caches: Vec<KvCache>,
+    cache_type: KvType,
     /// For each recurrent state of the plan: slots × elements.
     states: Vec<Vec<f32>>,
     adapters: adapters::Adapters,
@@ -134,6 +138,7 @@ impl Cpu {
             weights,
             caches: caches.collect::<Result<_, _>>()?,
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
+            cache_type,
             arena: vec![0.0; layout.len()],
             adapters: adapters::Adapters::default(),
             scratch: Scratch::new(plan, limits),
@@ -176,6 +181,11 @@ impl Cpu {
     pub fn tap(&self, name: &str) -> Option<&[f32]> {
         let v = self.taps.iter().find(|t| t.0 == name)?.1;
         Some(&self.arena[self.range(v, self.last)])
+    }
+
+    /// The type of its cached keys and values.
+    pub fn cache_type(&self) -> KvType {
+        self.cache_type
     }
 
     /// Bytes held: weights, caches and states, buffers.

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::auth::{KeyLimits, Scope};
 use crate::body::{self, Form, Refused};
 use crate::error::ApiError;
+use crate::live::Reloaded;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -42,6 +43,11 @@ pub(crate) async fn create_key(
         "created": record.created,
         "key": key,
     })))
+}
+
+/// Reads the configuration again.
+pub(crate) async fn reload(State(app): State<Arc<App>>) -> Result<Json<Reloaded>, ApiError> {
+    tokio::task::spawn_blocking(move || crate::live::reload(&app)).await.map_err(ApiError::internal)?.map(Json)
 }
 
 /// All keys and what was done with them.

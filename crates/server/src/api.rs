@@ -1,7 +1,9 @@
 //! The OpenAPI document, made from the handlers and their forms. It is a test: the document in `docs` must be what the
 //! code says.
 
+use crate::dialect::jobs::{batches, files};
 use crate::dialect::{anthropic, judge, ollama, openai, responses, tokens, vectors};
+use crate::stream;
 use utoipa::OpenApi;
 
 #[derive(OpenApi)]
@@ -17,6 +19,17 @@ use utoipa::OpenApi;
         responses::delete,
         responses::cancel,
         responses::input_items,
+        stream::routes::get,
+        stream::routes::delete,
+        files::create,
+        files::list,
+        files::get,
+        files::delete,
+        files::download,
+        batches::create,
+        batches::list,
+        batches::get,
+        batches::cancel,
         vectors::openai,
         vectors::ollama,
         vectors::ollama_old,

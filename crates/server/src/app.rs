@@ -1,16 +1,21 @@
 //! What all handlers share.
 
-use crate::auth::{Key, Keys};
+use crate::auth::{Key, Keys, Scope};
+use crate::dialect::jobs::AtWork;
 use crate::dialect::responses::Background;
 use crate::error::{ApiError, Kind};
 use crate::generate::{Job, Running};
 use crate::guard::Doors;
+use crate::live::{Live, Reloading};
 use crate::metrics::{Metrics, Observer};
 use crate::models::{Lease, Models, Purpose};
 use crate::store::Store;
-use std::sync::Arc;
+use crate::stream::{Resume, Streams};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// What a request may weigh and how long its parts may take.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +36,10 @@ pub struct Limits {
     pub connections: usize,
     /// Requests at a time.
     pub requests: usize,
+    /// Bytes of all streams that can be gone on with.
+    pub replay: usize,
+    /// How long such a stream goes on without a reader, and stays when it is over.
+    pub replay_time: Duration,
 }
 
 impl Default for Limits {
@@ -44,6 +53,8 @@ impl Default for Limits {
             headers: 100,
             connections: 4096,
             requests: 2048,
+            replay: 64 << 20,
+            replay_time: Duration::from_secs(60),
         }
     }
 }
@@ -52,11 +63,20 @@ impl Default for Limits {
 pub(crate) struct App {
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Live<Limits>,
     pub(crate) store: Arc<Store>,
     pub(crate) background: Background,
+    /// Batches at work, and the turns that they take.
+    pub(crate) batches: Mutex<HashMap<String, Arc<AtWork>>>,
+    pub(crate) batch_turns: Semaphore,
     pub(crate) keys: Keys,
-    pub(crate) doors: Doors,
+    pub(crate) doors: Live<Doors>,
+    /// Where the configuration is read again.
+    pub(crate) reloading: Reloading,
+    /// Streams that can be gone on with.
+    pub(crate) streams: Arc<Streams>,
+    /// Every answer gets a receipt.
+    pub(crate) receipts: bool,
     /// No new work is taken.
     pub(crate) draining: AtomicBool,
     /// Requests that are being answered.
@@ -71,9 +91,45 @@ pub(crate) struct Caller {
     pub(crate) key: Option<Arc<Key>>,
     /// When the request arrived.
     pub(crate) arrived: Instant,
+    /// Added to the priority of what is asked.
+    pub(crate) priority: i32,
+    /// Wants a receipt of every answer.
+    pub(crate) receipt: bool,
+    /// Wants streams that can be gone on with.
+    pub(crate) resume: bool,
+    /// The span that the request belongs to.
+    #[cfg(feature = "otel")]
+    pub(crate) parent: opentelemetry::Context,
 }
 
 impl Caller {
+    /// The name of the key that was brought.
+    pub(crate) fn owner_id(&self) -> Option<String> {
+        self.key.as_ref().map(|key| key.record.id.clone())
+    }
+
+    /// Whether it may see what belongs to the key `owner`: its own, and an administrator everything.
+    pub(crate) fn may_see(&self, owner: Option<&str>) -> bool {
+        match &self.key {
+            None => true,
+            Some(key) => key.record.scope == Scope::Admin || owner == Some(key.record.id.as_str()),
+        }
+    }
+
+    /// Whom nobody has to let in.
+    pub(crate) fn owner() -> Caller {
+        Caller {
+            client: 0,
+            key: None,
+            arrived: Instant::now(),
+            priority: 0,
+            receipt: false,
+            resume: false,
+            #[cfg(feature = "otel")]
+            parent: opentelemetry::Context::new(),
+        }
+    }
+
     /// The same caller, booked apart from others behind the same key.
     pub(crate) fn on_account_of(&self, user: &str) -> Caller {
         let hash = blake3::hash(format!("{} {user}", self.client).as_bytes());
@@ -105,9 +161,15 @@ impl App {
     /// What the engine refuses.
     pub(crate) async fn run(&self, lease: Lease, mut job: Job, caller: &Caller) -> Result<Running, ApiError> {
         job.client = caller.client;
+        job.priority = job.priority.saturating_add(caller.priority);
+        job.receipt |= caller.receipt || self.receipts;
         job.sampling.seed.get_or_insert_with(crate::ids::seed);
         let observer = Observer::new(&self.metrics, &lease.name, &job, caller);
-        Running::start(lease, job, observer).await
+        let mut running = Running::start(lease, job, observer).await?;
+        if caller.resume {
+            running.resume = Some(Resume { streams: Arc::clone(&self.streams), owner: caller.owner_id() });
+        }
+        Ok(running)
     }
 
     /// Takes a place among the requests being answered.

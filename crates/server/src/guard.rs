@@ -61,6 +61,11 @@ pub(crate) async fn outer(State(app): State<Arc<App>>, request: Request, next: N
     response
 }
 
+/// The header that asks for a receipt, in any dialect.
+const RECEIPT: &str = "x-allod-receipt";
+/// The header that asks for a stream that can be gone on with.
+const RESUME: &str = "x-allod-resume";
+
 enum Entry {
     /// A browser asks whether it may ask.
     Preflight,
@@ -72,7 +77,12 @@ fn admit(app: &Arc<App>, mut request: Request, route: &str, arrived: Instant) ->
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
         return Ok(Entry::Preflight);
     }
-    let mut caller = Caller { client: 0, key: None, arrived };
+    let wants = |name: &str| request.headers().get(name).is_some_and(|value| value == "true");
+    let mut caller = Caller { arrived, receipt: wants(RECEIPT), resume: wants(RESUME), ..Caller::owner() };
+    #[cfg(feature = "otel")]
+    {
+        caller.parent = crate::otel::parent(request.headers());
+    }
     let mut turn = None;
     if let Some(scope) = needed(route).filter(|_| !app.keys.is_empty()) {
         let key = app.keys.check(brought(request.headers()))?;
@@ -178,7 +188,7 @@ fn preflight() -> Response {
             "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta, \
              anthropic-dangerous-direct-browser-access, openai-beta, openai-organization, openai-project, user-agent, \
              x-stainless-arch, x-stainless-lang, x-stainless-os, x-stainless-package-version, \
-             x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version, x-stainless-timeout",
+             x-allod-receipt, x-allod-resume, last-event-id, x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version, x-stainless-timeout",
         ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];

@@ -23,6 +23,7 @@ mod admin;
 mod api;
 mod app;
 mod auth;
+mod batch;
 mod body;
 mod dialect;
 mod error;
@@ -31,18 +32,33 @@ mod guard;
 mod health;
 mod ids;
 mod listen;
+mod live;
 mod metrics;
 mod models;
+#[cfg(test)]
+mod mutated;
+#[cfg(feature = "otel")]
+mod otel;
 mod prompt;
+mod receipt;
 mod router;
 mod store;
 mod stream;
 mod time;
+mod upload;
 
 pub use app::Limits;
 pub use auth::{KeyLimits, KeyRecord, Scope, create_key};
+pub use batch::{Batch, BatchError, Counts};
 pub use guard::Doors;
+pub use live::{Changeable, Reload, Reloaded, Reloading};
 pub use models::{Catalog, LoadError, Origin, Sizing, Spec};
+#[cfg(feature = "otel")]
+pub use otel::{Traces, trace_with};
+pub use receipt::{
+    AnswerPart, Difference, Digests, Finish, ModelPart, Receipt, RequestPart, Tokens, Verified, VerifyError, digests,
+    path_digest, sampling_value, text_digest, verify,
+};
 
 use app::App;
 use std::future::Future;
@@ -51,7 +67,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tower::ServiceExt;
 
 /// What a server is made of.
 #[derive(Debug, Default)]
@@ -68,6 +83,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Whom it listens to.
     pub doors: Doors,
+    /// Every answer gets a receipt, asked for or not.
+    pub receipts: bool,
+    /// Where the configuration is read again.
+    pub reloading: Reloading,
     /// Keys that open everything, besides those that are written down.
     pub keys: Vec<String>,
     /// Where it keeps what outlives it: models made through the API, files, batches, responses.
@@ -94,13 +113,19 @@ impl Server {
         let store = Arc::new(store::Store::new(settings.data.unwrap_or_else(|| "allod-data".into())));
         dialect::ollama::create::restore(&models, &store);
         dialect::responses::restore(&store);
+        let streams = Arc::new(stream::Streams::new(settings.limits.replay, settings.limits.replay_time));
         let app = App {
             models: Arc::new(models),
             metrics: Arc::new(metrics::Metrics::new()),
-            limits: settings.limits,
+            limits: live::Live::new(settings.limits),
             keys: auth::Keys::open(&store, &settings.keys),
             background: dialect::responses::Background::default(),
-            doors: settings.doors,
+            batches: std::sync::Mutex::default(),
+            batch_turns: tokio::sync::Semaphore::new(dialect::jobs::BATCHES),
+            doors: live::Live::new(settings.doors),
+            reloading: settings.reloading,
+            streams,
+            receipts: settings.receipts,
             store,
             draining: AtomicBool::new(false),
             active: AtomicUsize::new(0),
@@ -129,27 +154,33 @@ impl Server {
         !self.app.keys.is_empty()
     }
 
-    /// Answers one request without a connection: a path and a JSON body in, status and body out.
-    pub async fn post(&self, path: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
-        let request = axum::http::Request::post(path)
-            .header(axum::http::header::HOST, "localhost")
-            .header(axum::http::header::CONTENT_TYPE, "application/json")
-            .body(axum::body::Body::from(body));
-        let Ok(request) = request else { return (400, Vec::new()) };
-        let Ok(response) = router::router(&self.app).oneshot(request).await;
-        let status = response.status().as_u16();
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
-        (status, body.map(Vec::from).unwrap_or_default())
+    /// Answers the requests of a file. `progress` is called after each.
+    ///
+    /// # Errors
+    /// The files.
+    pub async fn batch(&self, batch: &Batch, progress: &mut (dyn FnMut(&Counts) + Send)) -> Result<Counts, BatchError> {
+        batch::run(batch, batch::Run { app: &self.app, caller: app::Caller::owner(), progress }).await
+    }
+
+    /// Reads the configuration again when it is called.
+    pub fn reloader(&self) -> impl Fn() -> Result<Reloaded, String> + Send + Sync + use<> {
+        let app = Arc::clone(&self.app);
+        move || live::reload(&app).map_err(|error| error.message)
     }
 
     /// Answers who connects to `listener` until `stop` is done; then what is being answered ends.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        dialect::jobs::resume(&self.app);
         let app = Arc::clone(&self.app);
         let housekeeping = tokio::spawn(async move {
-            loop {
+            for second in 0u64.. {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 app.models.sweep();
                 app.keys.save_usage();
+                app.streams.sweep();
+                if second.is_multiple_of(60) {
+                    dialect::jobs::files::sweep(&app.store);
+                }
             }
         });
         listen::serve(Arc::clone(&self.app), listener, self.tls, stop, self.grace).await;

@@ -27,6 +27,8 @@ pub(crate) struct Talk {
 pub(crate) struct Rendered {
     pub(crate) text: String,
     pub(crate) ids: Vec<u32>,
+    /// The digest of the template it went through; of one that came with the request, behind `request:`.
+    pub(crate) template: Option<String>,
 }
 
 /// Stands at the end of a message that is to be continued while it is rendered.
@@ -109,7 +111,9 @@ pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
         text.truncate(at);
     }
     let ids = lease.guard.encode(&lease.tokenizer, &text).map_err(|e| ApiError::field("messages", e))?;
-    Ok(Rendered { text: Guard::plain(&text), ids })
+    let digest = crate::receipt::text_digest(template.source());
+    let digest = if talk.template.is_some() { format!("request:{digest}") } else { digest };
+    Ok(Rendered { text: Guard::plain(&text), ids, template: Some(digest) })
 }
 
 /// The messages with what the model's entry puts before them.
@@ -149,7 +153,7 @@ fn without_template(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
     let text = texts.join("\n");
     // Nobody marks who speaks here, so nothing in the text is structure.
     let ids = encode(lease, &text, Special::ADD)?;
-    Ok(Rendered { text, ids })
+    Ok(Rendered { text, ids, template: None })
 }
 
 fn refused(error: Error) -> ApiError {

@@ -2,11 +2,14 @@
 
 use crate::admin;
 use crate::app::App;
+use crate::dialect::jobs::{batches, files};
 use crate::dialect::{anthropic, judge, ollama, openai, responses, tokens, vectors};
 use crate::error::{ApiError, Kind};
 use crate::guard;
 use crate::health;
+use crate::stream;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
@@ -14,6 +17,11 @@ use std::sync::Arc;
 
 /// All routes, behind the layer that every request passes.
 pub(crate) fn router(app: &Arc<App>) -> Router {
+    routes(app).layer(from_fn_with_state(Arc::clone(app), guard::outer))
+}
+
+/// All routes, for requests that have a [`crate::app::Caller`] already.
+pub(crate) fn routes(app: &Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
@@ -34,10 +42,18 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/api/pull", post(ollama::create::registry))
         .route("/api/push", post(ollama::create::registry))
         .route("/api/blobs/{digest}", post(ollama::blobs::post).head(ollama::blobs::head))
+        .route("/v1/streams/{id}", get(stream::routes::get).delete(stream::routes::delete))
         .route("/v1/responses", post(responses::create))
         .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        // A file has a limit of its own.
+        .route("/v1/files", get(files::list).post(files::create).layer(DefaultBodyLimit::disable()))
+        .route("/v1/files/{id}", get(files::get).delete(files::delete))
+        .route("/v1/files/{id}/content", get(files::download))
+        .route("/v1/batches", get(batches::list).post(batches::create))
+        .route("/v1/batches/{id}", get(batches::get))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route("/v1/embeddings", post(vectors::openai))
         .route("/api/embed", post(vectors::ollama))
         .route("/api/embeddings", post(vectors::ollama_old))
@@ -52,6 +68,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/chat/completions/render", post(tokens::render))
+        .route("/admin/reload", post(admin::reload))
         .route("/admin/keys", get(admin::keys).post(admin::create_key))
         .route("/admin/keys/{id}", delete(admin::revoke_key))
         .route("/ready", get(health::ready))
@@ -63,6 +80,5 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(|_| {
             ApiError::internal("a fault of the server; other requests go on").into_response()
         }))
-        .layer(from_fn_with_state(Arc::clone(app), guard::outer))
         .with_state(Arc::clone(app))
 }

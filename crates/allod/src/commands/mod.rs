@@ -15,3 +15,4 @@ pub(crate) mod serve;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
 pub(crate) mod tune;
+pub(crate) mod verify;

@@ -7,8 +7,10 @@ use crate::interrupt;
 use crate::load::{self, DEFAULT, MachineArgs};
 use crate::markdown::Mode;
 use crate::printer::note;
+use crate::receipt;
 use crate::repl;
 use crate::sampling::SamplingArgs;
+use crate::template::Template;
 use allod_engine::Finish;
 use anyhow::Result;
 use clap::Args;
@@ -48,6 +50,9 @@ pub(crate) struct RunArgs {
     /// Print one object with text, token_ids, prompt_token_ids and timings
     #[arg(long)]
     json: bool,
+    /// Write a receipt of the answer here; `allod verify` makes the answer again from it
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "adapter")]
+    receipt: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
     #[command(flatten)]
@@ -67,6 +72,9 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
     } else if chat.template.is_none() {
         note("this model has no chat template: it continues the text");
     }
+    if args.receipt.is_some() && prompt.is_none() {
+        return Err(Failure::new("--receipt needs a prompt", "allod run MODEL --receipt FILE 'PROMPT'").into());
+    }
     let Some(prompt) = prompt else { return repl::run(chat, args.system) };
     let loaded = started.elapsed();
 
@@ -80,6 +88,10 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
         Some(template) => chat.reply(template, &messages(args.system, prompt), &mut sink)?,
         None => chat.complete(&prompt, &mut sink)?,
     };
+    if let Some(path) = &args.receipt {
+        let digest = template.as_ref().map(Template::digest);
+        receipt::write(path, model, &chat, digest, &ids, &answer)?;
+    }
     if args.json {
         writeln!(stdout(), "{}", object(&ids, &answer, loaded.as_secs_f64()))?;
     } else if stderr().is_terminal() {

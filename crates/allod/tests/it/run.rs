@@ -145,3 +145,25 @@ fn a_folder_runs_like_a_file() {
     assert_eq!(ours[..prompt.len()], prompt, "the prompt");
     assert_eq!(ours, all[..ours.len()]);
 }
+
+#[test]
+fn a_receipt_is_verified_and_a_false_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("receipt.json");
+    let path = file.to_str().unwrap();
+    for flags in [&["--temperature", "0"][..], &["--seed", "4", "--stop", "."], &["--raw", "--draft", "lookup"]] {
+        let run = ["run", "default", "a brave fish", "--max-tokens", "60", "--receipt", path];
+        assert_eq!(allod(&[&run[..], flags].concat(), "").code, 0);
+        let verified = allod(&["verify", path, "--json"], "").json();
+        assert_eq!(verified["verified"], true, "{flags:?} {verified}");
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"top_k\": 40", "\"top_k\": 41")).unwrap();
+    let told = allod(&["verify", path], "");
+    assert_eq!(told.code, 1);
+    assert!(told.out.contains("request.sampling.top_k"), "{}", told.out);
+    let Some(other) = data("weights/stories260K/stories260K.gguf") else { return };
+    std::fs::write(&file, text).unwrap();
+    let told = allod(&["verify", path, "--model", &other], "");
+    assert!(told.code == 1 && told.out.contains("model."), "{} {}", told.out, told.err);
+}

@@ -14,7 +14,7 @@ mod scan;
 mod tests;
 mod weights;
 
-use crate::{Cpu, Isa, Pool, PrepareError, Scratch, weights::Prepared};
+use crate::{Cpu, Isa, KvType, Pool, PrepareError, Scratch, weights::Prepared};
 use allod_kernels::gradient::Score;
 use allod_plan::{
     Arena, Backward, Capacity, DifferentiateError, End, Forward, Head, Op, Pass, Plan, Program, Role, RowLimits,
@@ -311,6 +311,7 @@ fn bare(plan: Plan, weights: Vec<Prepared>, layout: Arena, pool: Arc<Pool>, isa:
     Cpu {
         weights,
         caches: vec![],
+        cache_type: KvType::F32,
         states: plan.states().iter().map(|n| vec![0.0; n * limits.sequences]).collect(),
         arena: vec![0.0; layout.len()],
         groups: vec![],

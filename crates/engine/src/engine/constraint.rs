@@ -1,6 +1,7 @@
 //! What an answer must keep to, without knowing what it is: a grammar, a schema, a list of choices. Whoever knows
 //! strings implements [`Grammar`] and [`Constraint`]; here they are sets of token ids.
 
+use std::any::Any;
 use std::fmt::Debug;
 
 /// Token ids, a bit for each of a vocabulary.
@@ -74,7 +75,7 @@ impl TokenMask {
 pub struct ConstraintError(pub String);
 
 /// Something answers can be held to. Every answer starts its own [`Constraint`] from it.
-pub trait Grammar: Debug + Send + Sync {
+pub trait Grammar: Any + Debug + Send + Sync {
     /// The state before the first token.
     ///
     /// # Errors

@@ -130,21 +130,30 @@ pub(crate) struct Keys {
 impl Keys {
     /// The keys that are written down, and those that the configuration gives.
     pub(crate) fn open(store: &Arc<Store>, given: &[String]) -> Keys {
-        let usage = |id: &str| store.get::<UsageRecord>(USAGE, id).ok().flatten().unwrap_or_default();
-        let from_configuration = given.iter().enumerate().map(|(i, key)| KeyRecord {
-            id: format!("configured-{i}"),
-            name: "from the configuration".into(),
-            sha256: sha256(key),
-            scope: Scope::Admin,
-            limits: KeyLimits::default(),
-            created: 0,
-        });
-        let records = store.all::<KeyRecord>(KIND).into_iter().chain(from_configuration);
-        let keys = records.map(|record| {
-            let usage = usage(&record.id);
-            (record.sha256.clone(), Arc::new(Key::new(record, usage)))
-        });
+        let keys = records(store, given).map(|record| (record.sha256.clone(), written_down(store, record)));
         Keys { by_hash: RwLock::new(keys.collect()), store: Arc::clone(store), written: Mutex::default() }
+    }
+
+    /// Reads again what is written down, and takes the keys that the configuration gives now. Those that stay keep what
+    /// was done with them. Gives whether anything is new.
+    ///
+    /// # Errors
+    /// No key would be left, and everybody let in.
+    pub(crate) fn reload(&self, given: &[String]) -> std::io::Result<bool> {
+        let mut by_hash = write(&self.by_hash);
+        let now = records(&self.store, given).map(|record| {
+            let known = by_hash.get(&record.sha256).filter(|key| key.record == record).cloned();
+            (record.sha256.clone(), known.unwrap_or_else(|| written_down(&self.store, record)))
+        });
+        let now: BTreeMap<_, _> = now.collect();
+        if now.is_empty() && !by_hash.is_empty() {
+            let message = "the last key would go, and with it the door: that needs a restart";
+            return Err(std::io::Error::other(message));
+        }
+        let same = now.len() == by_hash.len()
+            && now.iter().all(|(hash, key)| by_hash.get(hash).is_some_and(|k| Arc::ptr_eq(k, key)));
+        *by_hash = now;
+        Ok(!same)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -212,6 +221,25 @@ impl Keys {
             }
         }
     }
+}
+
+/// The keys that are written down, and those that the configuration gives.
+fn records(store: &Store, given: &[String]) -> impl Iterator<Item = KeyRecord> {
+    let from_configuration = given.iter().enumerate().map(|(i, key)| KeyRecord {
+        id: format!("configured-{i}"),
+        name: "from the configuration".into(),
+        sha256: sha256(key),
+        scope: Scope::Admin,
+        limits: KeyLimits::default(),
+        created: 0,
+    });
+    store.all::<KeyRecord>(KIND).into_iter().chain(from_configuration)
+}
+
+/// A key with what was done with it so far.
+fn written_down(store: &Store, record: KeyRecord) -> Arc<Key> {
+    let usage = store.get::<UsageRecord>(USAGE, &record.id).ok().flatten().unwrap_or_default();
+    Arc::new(Key::new(record, usage))
 }
 
 fn sha256(key: &str) -> String {

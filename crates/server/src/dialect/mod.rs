@@ -1,6 +1,7 @@
 //! Translators between what clients speak and the one form of request inside.
 
 pub(crate) mod anthropic;
+pub(crate) mod jobs;
 pub(crate) mod judge;
 pub(crate) mod ollama;
 pub(crate) mod openai;

@@ -8,7 +8,7 @@ mod sink;
 mod vectors;
 
 pub(crate) use decode::Delta;
-pub(crate) use guide::guide;
+pub(crate) use guide::{grammar_spec, grammar_value, guide};
 pub(crate) use params::{breakers, layered};
 pub(crate) use running::{Output, Piece, Reason, Running};
 pub(crate) use vectors::{Vectors, embed, fitted, score, text_ids};
@@ -46,6 +46,10 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Instant>,
     /// What every answer must keep to.
     pub(crate) constraint: Option<Arc<dyn Grammar>>,
+    /// The digest of the chat template that the prompt went through.
+    pub(crate) template: Option<String>,
+    /// The answers get a receipt.
+    pub(crate) receipt: bool,
 }
 
 impl Job {
@@ -65,6 +69,8 @@ impl Job {
             salt: Vec::new(),
             deadline: None,
             constraint: None,
+            template: None,
+            receipt: false,
         }
     }
 

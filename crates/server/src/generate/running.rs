@@ -6,8 +6,11 @@ use super::sink::{BUFFER, Channel, Message};
 use crate::error::ApiError;
 use crate::metrics::Observer;
 use crate::models::Lease;
+use crate::receipt::{Receipt, Recorder};
+use crate::stream::Resume;
 use allod_engine::engine::{Event, EventKind, Failure, Request};
 use allod_engine::{Cancel, Finish, Stats, Token};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -61,6 +64,9 @@ pub(crate) struct Running {
     /// Answers that still go on.
     open: Vec<bool>,
     observer: Observer,
+    recorder: Option<Recorder>,
+    /// Set where its stream may be gone on with.
+    pub(crate) resume: Option<Resume>,
     queued: VecDeque<Output>,
 }
 
@@ -70,6 +76,10 @@ impl Running {
     /// # Errors
     /// What the engine refuses.
     pub(crate) async fn start(lease: Lease, job: Job, observer: Observer) -> Result<Running, ApiError> {
+        let recorder = match job.receipt {
+            true => Some(Recorder::new(lease.digests().await?, job.answers())),
+            false => None,
+        };
         let requests = requests(&lease, &job);
         let (sender, receiver) = channel(BUFFER.max(requests.len() * 2));
         let decoder = || {
@@ -84,6 +94,8 @@ impl Running {
             decoders: (0..answers).map(|_| decoder()).collect(),
             open: vec![true; answers],
             observer,
+            recorder,
+            resume: None,
             queued: VecDeque::new(),
             job: Arc::new(job),
             lease,
@@ -159,6 +171,9 @@ impl Running {
                     return Ok(None);
                 }
                 self.observer.token(index);
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.token(index, token.id);
+                }
                 let delta = decoder.push(token);
                 if decoder.stopped_by().is_some() {
                     self.cancels[index].cancel();
@@ -192,11 +207,31 @@ impl Running {
             (None, Finish::Cancelled) => Reason::Cancelled,
         };
         self.observer.finished(index, &reason, &stats);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finished(index, &reason);
+        }
         let answer = index as u32;
         if delta != Delta::default() {
             self.queued.push_back(Output { answer, piece: Piece::Delta(delta) });
         }
         self.queued.push_back(Output { answer, piece: Piece::Finished(reason, stats) });
+    }
+
+    /// True when nothing more comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.queued.is_empty() && !self.open.contains(&true)
+    }
+
+    /// Adds the receipt to an answer, where there is one.
+    pub(crate) fn attach(&self, answer: &mut Value) {
+        if let Some(receipt) = self.receipt() {
+            answer["receipt"] = receipt.sealed();
+        }
+    }
+
+    /// What was asked and what has come, where that is recorded.
+    pub(crate) fn receipt(&self) -> Option<Receipt> {
+        self.recorder.as_ref().map(|recorder| recorder.receipt(&self.lease, &self.job))
     }
 
     /// Ends all answers; their last events still come.

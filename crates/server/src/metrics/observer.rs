@@ -19,6 +19,8 @@ pub(crate) struct Observer {
     /// When each answer had its first and its last token so far.
     answers: Vec<Option<(Instant, Instant)>>,
     open: usize,
+    #[cfg(feature = "otel")]
+    trace: crate::otel::Trace,
 }
 
 impl Observer {
@@ -33,6 +35,8 @@ impl Observer {
             n: job.n.max(1) as usize,
             answers: vec![None; job.answers()],
             open: job.answers(),
+            #[cfg(feature = "otel")]
+            trace: crate::otel::Trace::new(&caller.parent, caller.arrived, model, job),
         }
     }
 
@@ -84,6 +88,8 @@ impl Observer {
         }
         metrics.generation_tokens.get_or_create(labels).inc_by(stats.generated_tokens as u64);
         metrics.request_generation_tokens.get_or_create(labels).observe(stats.generated_tokens as f64);
+        #[cfg(feature = "otel")]
+        self.trace.answered(reason, stats, self.answers[answer].map(|(first, _)| first));
         self.end(Outcome::of(reason));
     }
 

@@ -79,7 +79,7 @@ impl Spec {
 }
 
 /// All models.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
     entries: BTreeMap<String, Arc<Spec>>,
     /// The model of requests that name none.

@@ -248,6 +248,19 @@ impl Models {
         [Purpose::Text, Purpose::Vectors].map(of).contains(&true)
     }
 
+    /// Takes the models that the configuration names now; those made through the API stay besides. Gives whether
+    /// anything is new. Models that are no longer named go when their last request has ended.
+    pub(crate) fn relist(&self, catalog: Catalog, store: &crate::store::Store) -> bool {
+        let before = std::mem::replace(&mut *write(&self.catalog), catalog);
+        crate::dialect::ollama::create::restore(self, store);
+        let now = read(&self.catalog).clone();
+        let named = |spec: &Spec| now.entries().any(|(_, s)| (&s.origin, &s.sizing) == (&spec.origin, &spec.sizing));
+        for (_, spec) in before.entries().filter(|(_, spec)| !named(spec)) {
+            self.unload(spec);
+        }
+        before != now
+    }
+
     /// Gives up what nobody has used for as long as it was to stay.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();

@@ -1,5 +1,6 @@
 //! Where a model comes from, and what is read of it before its weights are prepared.
 
+use crate::receipt::{Digests, text_digest};
 use allod_cpu::{Cpu, KvType, Options, Pool, Store};
 use allod_engine::engine::{Handle, pages_in};
 use allod_engine::{Engine, EngineOptions};
@@ -13,6 +14,7 @@ use allod_text::{Guard, Template, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 
 /// Rows of a prompt that run at once.
 const ROWS: usize = 512;
@@ -38,7 +40,7 @@ impl Origin {
         }
     }
 
-    fn open(&self) -> Result<Box<dyn WeightSource>, LoadError> {
+    pub(crate) fn open(&self) -> Result<Box<dyn WeightSource>, LoadError> {
         match self {
             Origin::Path(path) if !path.exists() => Err(LoadError::Missing(path.clone())),
             Origin::Path(path) => Ok(allod_models::open_source(path)?),
@@ -47,7 +49,7 @@ impl Origin {
     }
 
     /// The folder that holds a safetensors model and what belongs to it.
-    fn folder(&self) -> Option<&Path> {
+    pub(crate) fn folder(&self) -> Option<&Path> {
         let Origin::Path(path) = self else { return None };
         let single = path.extension().is_some_and(|e| e == "safetensors");
         if single { path.parent() } else { Some(path.as_path()).filter(|p| p.is_dir()) }
@@ -124,6 +126,8 @@ pub(crate) struct Opened {
     pub(crate) templates: Compiled,
     pub(crate) options: Options,
     pub(crate) engine: EngineOptions,
+    /// Positions that the model is planned for.
+    pub(crate) planned: usize,
     /// What preparing it will take, by its plan.
     pub(crate) estimate: u64,
     pub(crate) info: Info,
@@ -140,6 +144,11 @@ impl Compiled {
     pub(crate) fn new(templates: &Templates) -> Result<Compiled, LoadError> {
         let tools = templates.choose(true) != templates.choose(false);
         Ok(Compiled { plain: templates.compile(false)?, tools: if tools { templates.compile(true)? } else { None } })
+    }
+
+    /// Digests of the templates that there are.
+    pub(crate) fn digests(&self) -> Vec<String> {
+        self.plain.iter().chain(&self.tools).map(|template| text_digest(template.source())).collect()
     }
 
     pub(crate) fn choose(&self, with_tools: bool) -> Option<&Template> {
@@ -177,7 +186,7 @@ pub(crate) fn open(origin: &Origin, sizing: &Sizing, purpose: Purpose) -> Result
     let context = asked.unwrap_or(model.config.trained_context);
     let (options, engine, estimate) = size(&model, sizing, context, purpose);
     let info = info(&model, arch);
-    Ok(Opened { model, tokenizer, templates, options, engine, estimate, info })
+    Ok(Opened { model, tokenizer, templates, options, engine, planned: context, estimate, info })
 }
 
 fn tokenizer(origin: &Origin, source: &dyn WeightSource) -> Result<Tokenizer, LoadError> {
@@ -303,7 +312,12 @@ pub(crate) struct Loaded {
     pub(crate) bytes: [u64; 3],
     pub(crate) info: Info,
     pub(crate) plan_digest: String,
+    /// Positions that the plan is made for; some rotary embeddings depend on it.
+    pub(crate) planned_context: usize,
+    pub(crate) cache_type: KvType,
     pub(crate) load_time: Duration,
+    /// Digests of its files, once somebody has asked for a receipt.
+    pub(crate) digests: OnceCell<Digests>,
     grammar_vocabulary: OnceLock<Result<Vocabulary, String>>,
 }
 
@@ -344,7 +358,10 @@ impl Opened {
             bytes,
             info: self.info,
             plan_digest: self.model.plan.digest().to_hex().to_string(),
+            planned_context: self.planned,
+            cache_type: self.options.cache_type.unwrap_or(KvType::F16),
             load_time: started.elapsed(),
+            digests: OnceCell::new(),
             grammar_vocabulary: OnceLock::new(),
         })
     }

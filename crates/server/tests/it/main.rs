@@ -3,7 +3,9 @@
 
 mod anthropic;
 mod client;
+mod jobs;
 mod ollama;
 mod openai;
+mod receipts;
 mod robust;
 mod security;

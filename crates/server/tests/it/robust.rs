@@ -143,3 +143,112 @@ fn mutated_requests_never_panic() {
         assert!([200, 400, 404].contains(&status), "{status}: {}", String::from_utf8_lossy(&body));
     }
 }
+
+/// The events of a stream with their numbers.
+fn numbered(text: &str) -> Vec<(u64, String)> {
+    let event = |event: &str| {
+        let (id, data) = event.strip_prefix("id: ")?.split_once('\n')?;
+        Some((id.parse().ok()?, data.to_owned()))
+    };
+    text.split("\n\n").filter_map(event).collect()
+}
+
+#[test]
+fn a_stream_that_was_cut_goes_on_where_it_was() {
+    let limits = Limits { replay_time: Duration::from_millis(700), ..Limits::default() };
+    let served = serve_with(Settings { limits, ..settings(&[("stories", stories())]) });
+    let form = json!({
+        "prompt": "Once", "max_tokens": 300, "seed": 2, "ignore_eos": true, "stream": true, "request_id": "same",
+    })
+    .to_string();
+    let ask = [("content-type", "application/json"), ("x-allod-resume", "true")];
+    let whole = served.ask("POST", "/v1/completions", &ask, form.as_bytes());
+    let id = whole.header("x-stream-id").unwrap().to_owned();
+    let events = numbered(&whole.text());
+    assert_eq!(events.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (0..events.len() as u64).collect::<Vec<_>>());
+    assert_eq!(events.last().unwrap().1, "data: [DONE]");
+    let path = format!("/v1/streams/{id}");
+    assert_eq!(numbered(&served.get(&path).text()), events);
+    let rest = served.ask("GET", &path, &[("last-event-id", "4")], b"");
+    assert_eq!(numbered(&rest.text()), events[5..]);
+    assert_eq!(numbered(&served.get(&format!("{path}?starting_after=9")).text()), events[10..]);
+    assert_eq!(served.get(&format!("{path}?starting_after=100000")).status, 404);
+    assert_eq!(served.ask("GET", &path, &[("last-event-id", "x")], b"").status, 400);
+    // It is forgotten after a while.
+    std::thread::sleep(Duration::from_millis(2200));
+    assert_eq!(served.get(&path).status, 404);
+
+    // A client that is cut off in the middle, and comes back.
+    let cut = |read: usize| {
+        let mut stream = served.connect();
+        let head = "x-allod-resume: true\r\ncontent-type: application/json";
+        let length = form.len();
+        write!(
+            stream,
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n{head}\r\ncontent-length: {length}\r\n\r\n{form}"
+        )
+        .unwrap();
+        let mut seen = Vec::new();
+        let mut piece = [0; 256];
+        while seen.len() < read {
+            let n = stream.read(&mut piece).unwrap();
+            assert!(n > 0);
+            seen.extend(&piece[..n]);
+        }
+        let text = String::from_utf8_lossy(&seen).into_owned();
+        let line = text.lines().find_map(|l| l.strip_prefix("x-stream-id: ")).unwrap();
+        let last = text.lines().filter_map(|l| l.strip_prefix("id: ")?.parse::<u64>().ok()).max().unwrap_or(0);
+        (line.to_owned(), last.saturating_sub(1))
+    };
+    let (id, last) = cut(2000);
+    let rest = served.get(&format!("/v1/streams/{id}?starting_after={last}"));
+    let without_time = |events: Vec<(u64, String)>| {
+        let plain = |(n, data): (u64, String)| {
+            let mut value: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap_or_default();
+            value["created"] = 0.into();
+            (n, value)
+        };
+        events.into_iter().map(plain).collect::<Vec<_>>()
+    };
+    let tail = events[last as usize + 1..].to_vec();
+    assert_eq!(without_time(numbered(&rest.text())), without_time(tail));
+
+    // Ended by its name; and given up when nobody comes back.
+    let idle = || served.metric("vllm:num_requests_running") == 0.0;
+    for (end, bound) in [(true, 400), (false, 3000)] {
+        let long = form.replace("\"max_tokens\":300", "\"max_tokens\":480,\"n\":32");
+        let mut stream = served.connect();
+        let length = long.len();
+        write!(stream, "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx-allod-resume: true\r\ncontent-length: {length}\r\n\r\n{long}")
+            .unwrap();
+        let mut piece = vec![0; 2048];
+        let mut text = String::new();
+        while !text.contains("data: ") {
+            let n = stream.read(&mut piece).unwrap();
+            text.push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+        let id = text.lines().find_map(|l| l.strip_prefix("x-stream-id: ")).unwrap().to_owned();
+        assert!(!idle());
+        drop(stream);
+        let gone = Instant::now();
+        if end {
+            assert_eq!(served.ask("DELETE", &format!("/v1/streams/{id}"), &[], b"").status, 200);
+        }
+        while !idle() {
+            assert!(gone.elapsed() < Duration::from_millis(bound), "{end}");
+        }
+    }
+}
+
+#[test]
+fn a_response_in_the_background_is_streamed_and_resumed() {
+    let served = serve();
+    let form = json!({ "input": "a fish", "max_output_tokens": 60, "background": true, "stream": true });
+    let whole = served.post("/v1/responses", &form);
+    let events = whole.events();
+    let id = events[0]["response"]["id"].as_str().unwrap();
+    assert_eq!(events.last().unwrap()["type"], "response.incomplete");
+    let rest = served.get(&format!("/v1/responses/{id}?stream=true&starting_after=6")).events();
+    assert_eq!(rest, events[7..]);
+    assert_eq!(served.get(&format!("/v1/responses/{id}")).json()["status"], "incomplete");
+}

@@ -81,7 +81,9 @@ pub(super) async fn collect(mut running: Running, mut answer: Answer) -> Result<
     }
     answer.close();
     let blocks = std::mem::take(&mut answer.blocks);
-    Ok(answer.message(blocks.into(), stop(&end.0), usage(&end.1)))
+    let mut message = answer.message(blocks.into(), stop(&end.0), usage(&end.1));
+    running.attach(&mut message);
+    Ok(message)
 }
 
 impl Writer for Answer {

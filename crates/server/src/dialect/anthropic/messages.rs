@@ -7,7 +7,7 @@ use crate::body::{self, Form, Refused};
 use crate::error::ApiError;
 use crate::generate::{Job, check_stops, layered};
 use crate::models::Lease;
-use crate::prompt::{self, Talk};
+use crate::prompt::{self, Rendered, Talk};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -99,7 +99,7 @@ impl MessagesForm {
             return Err(ApiError::field("service_tier", format!("expected auto or standard_only, found {tier:?}")));
         }
         let talk = talk(&self.messages, self.system.as_ref())?;
-        let ids = prompt::chat(lease, &talk)?.ids;
+        let Rendered { ids, template, .. } = prompt::chat(lease, &talk)?;
         let values = [
             ("temperature", self.temperature.map(Value::from)),
             ("top_k", self.top_k.map(Value::from)),
@@ -113,7 +113,7 @@ impl MessagesForm {
             .map_err(|e| ApiError::field(e.name, format!("expected {}, found {}", e.expected, e.found)))?;
         let stop = self.stop_sequences.clone().unwrap_or_else(|| lease.spec.stop.clone());
         check_stops(&stop)?;
-        Ok(Job { stop, ..Job::new(ids, sampling) })
+        Ok(Job { stop, template, ..Job::new(ids, sampling) })
     }
 }
 

@@ -134,6 +134,7 @@ pub(super) async fn collect(mut running: Running, mut answer: Answer) -> Result<
             Piece::Finished(reason, stats) => last = answer.last(&reason, &stats),
         }
     }
+    running.attach(&mut last);
     Ok(last)
 }
 

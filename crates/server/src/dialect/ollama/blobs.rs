@@ -1,14 +1,13 @@
 //! `HEAD` and `POST /api/blobs/{digest}`: files for new models.
 
 use crate::app::App;
-use crate::error::{ApiError, Kind};
+use crate::error::ApiError;
 use crate::store::Store;
+use crate::upload::Upload;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures_util::StreamExt;
-use sha2::{Digest, Sha256};
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,46 +49,14 @@ pub(crate) async fn post(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     check(&digest)?;
-    let target = place(&app.store, &digest);
-    let limit = app.limits.upload;
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<axum::body::Bytes>(16);
-    let store = Arc::clone(&app.store);
-    let wanted = digest[digest.len() - 64..].to_owned();
-    let writing = tokio::task::spawn_blocking(move || {
-        store.write(&target, |file| {
-            let mut hash = Sha256::new();
-            for chunk in receiver {
-                hash.update(&chunk);
-                file.write_all(&chunk)?;
-            }
-            let found = crate::ids::hex(&hash.finalize());
-            if found == wanted {
-                Ok(())
-            } else {
-                Err(std::io::Error::other(format!("the file's digest is sha256:{found}")))
-            }
-        })
-    });
-    let mut stream = body.into_data_stream();
-    let mut total = 0;
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| ApiError::invalid(format!("the body broke off: {e}")))?;
-        total += chunk.len();
-        if total > limit {
-            return Err(crate::body::too_large(limit));
-        }
-        let sender = sender.clone();
-        // The disk may be slower than the network.
-        let sent = tokio::task::spawn_blocking(move || sender.send(chunk)).await.map_err(ApiError::internal)?;
-        if sent.is_err() {
-            break;
-        }
-    }
-    drop(sender);
-    let done = writing.await.map_err(ApiError::internal)?;
-    done.map_err(|e| match e.kind() {
-        std::io::ErrorKind::Other => ApiError::field("digest", e),
-        _ => ApiError::new(Kind::Internal, format!("the file could not be written: {e}")),
-    })?;
+    let upload = Upload {
+        target: place(&app.store, &digest),
+        limit: app.limits.upload,
+        patience: app.limits.body_time,
+        digest: Some(digest[digest.len() - 64..].to_owned()),
+    };
+    let chunks = body.into_data_stream();
+    let told = |e| ApiError::invalid(format!("the body broke off: {e}"));
+    upload.receive(&app.store, chunks.map(|chunk| chunk.map_err(told))).await?;
     Ok(StatusCode::CREATED)
 }

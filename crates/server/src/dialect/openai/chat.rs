@@ -145,6 +145,7 @@ impl ChatForm {
         self.check()?;
         let rendered = prompt::chat(lease, &self.talk()?)?;
         let mut job = self.job(lease, vec![rendered.ids])?;
+        job.template = rendered.template;
         if self.max_completion_tokens.is_some() {
             job.sampling.max_tokens = self.max_completion_tokens;
         }

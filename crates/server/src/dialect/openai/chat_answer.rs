@@ -66,6 +66,7 @@ pub(super) async fn collect(mut running: Running, kept: &Kept) -> Result<Value, 
     if kept.return_token_ids {
         response["prompt_token_ids"] = json!(kept.prompt_ids);
     }
+    running.attach(&mut response);
     Ok(response)
 }
 

@@ -157,6 +157,7 @@ pub(super) async fn collect(mut running: Running, kept: Kept) -> Result<Value, A
     let mut response = stream.object(choices.into());
     response["usage"] = json!(stream.usage);
     response["system_fingerprint"] = fingerprint.into();
+    running.attach(&mut response);
     Ok(response)
 }
 

@@ -121,6 +121,8 @@ macro_rules! form {
             pub(crate) structured_outputs: Option<crate::dialect::structure::StructuredOutputs>,
             /// Who asks, on whose account it is booked.
             pub(crate) user: Option<String>,
+            /// The answer carries a receipt, with which it can be made again.
+            pub(crate) receipt: Option<bool>,
             /// Milliseconds after which the request ends unanswered.
             pub(crate) timeout_ms: Option<u64>,
         }
@@ -217,6 +219,7 @@ macro_rules! form {
                     priority: self.priority.unwrap_or(0),
                     salt: self.cache_salt.clone().unwrap_or_default().into_bytes(),
                     deadline,
+                    receipt: self.receipt.unwrap_or(false),
                     ..crate::generate::Job::new(Vec::new(), sampling)
                 })
             }

@@ -9,15 +9,19 @@ use crate::body;
 use crate::error::{ApiError, Kind};
 use crate::generate::{Job, Piece, Reason, Running, layered};
 use crate::models::{Lease, lock};
-use crate::prompt::{self, Talk};
+use crate::prompt::{self, Rendered, Talk};
+use crate::stream::routes::Resume;
+use crate::stream::{Writer, event_stream};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use events::Events;
 use form::ResponseForm;
 use record::Record;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -50,19 +54,29 @@ pub(crate) async fn create(
     let job = job(&lease, &form, &before, &input)?;
     let record = Record::new(&form, &lease.name, input, crate::ids::now());
     let caller = form.user.as_deref().map_or_else(|| caller.clone(), |user| caller.on_account_of(user));
+    if form.background && form.stream {
+        let id = record.id.clone();
+        let mut record = record;
+        record.status = "in_progress".into();
+        record.save(&app)?;
+        let owner = caller.owner_id();
+        let running = app.run(lease, job, &caller).await?;
+        let replay = app.streams.begin(&id, owner, true, running, Events::new(record, &app), place);
+        return Ok(event_stream(replay.read(0)?, Events::CONTENT_TYPE));
+    }
     if form.background {
-        if form.stream {
-            return Err(ApiError::field("background", "a response in the background is fetched, not streamed"));
-        }
         return Ok(Json(in_background(&app, lease, job, record, caller, place)?).into_response());
     }
     let running = app.run(lease, job, &caller).await?;
     if form.stream {
         return Ok(crate::stream::respond(running, Events::new(record, &app), place));
     }
-    let record = finish(running, record).await;
+    let mut running = running;
+    let record = finish(&mut running, record).await;
     record.save(&app)?;
-    Ok(Json(record.object()).into_response())
+    let mut object = record.object();
+    running.attach(&mut object);
+    Ok(Json(object).into_response())
 }
 
 /// The job of an input after what was said before.
@@ -75,7 +89,7 @@ fn job(lease: &Lease, form: &ResponseForm, before: &[Value], input: &[Value]) ->
         talk.variables.insert("reasoning_effort".into(), effort.into());
         talk.variables.insert("enable_thinking".into(), (effort != "none").into());
     }
-    let ids = prompt::chat(lease, &talk)?.ids;
+    let Rendered { ids, template, .. } = prompt::chat(lease, &talk)?;
     let values = [
         ("temperature", form.temperature.map(Value::from)),
         ("top_p", form.top_p.map(Value::from)),
@@ -86,7 +100,7 @@ fn job(lease: &Lease, form: &ResponseForm, before: &[Value], input: &[Value]) ->
     sampling
         .validate(lease.vocabulary)
         .map_err(|e| ApiError::field(e.name, format!("expected {}, found {}", e.expected, e.found)))?;
-    Ok(Job { stop: lease.spec.stop.clone(), ..Job::new(ids, sampling) })
+    Ok(Job { stop: lease.spec.stop.clone(), template, ..Job::new(ids, sampling) })
 }
 
 /// Everything that was said up to and with a response.
@@ -103,7 +117,7 @@ fn conversation(app: &App, id: &str) -> Result<Vec<Value>, ApiError> {
 }
 
 /// Waits for the answer and writes it into the record.
-async fn finish(mut running: Running, mut record: Record) -> Record {
+async fn finish(running: &mut Running, mut record: Record) -> Record {
     while let Some(output) = running.next().await {
         match output {
             Ok(output) => record.take(output.piece),
@@ -148,7 +162,7 @@ fn in_background(
         let work = async {
             let mut record = record.clone();
             match app.run(lease, job, &caller).await {
-                Ok(running) => finish(running, record).await,
+                Ok(mut running) => finish(&mut running, record).await,
                 Err(error) => {
                     record.fail(&error);
                     record
@@ -180,10 +194,33 @@ pub(crate) fn restore(store: &crate::store::Store) {
 }
 
 /// A response that is remembered.
-#[cfg_attr(test, utoipa::path(get, path = "/v1/responses/{id}", params(("id" = String, Path)),
+#[cfg_attr(test, utoipa::path(get, path = "/v1/responses/{id}", params(("id" = String, Path), GetForm),
     responses((status = 200, description = "The response"), (status = 404, description = "There is none"))))]
-pub(crate) async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(Record::load(&app, &id)?.object()))
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    query: Result<Query<GetForm>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Query(form) = query.map_err(|e| ApiError::invalid(e.body_text()))?;
+    if form.stream {
+        let resume = Resume { starting_after: form.starting_after };
+        let body = app.streams.find(&id, &caller)?.read(resume.from(&headers)?)?;
+        return Ok(event_stream(body, Events::CONTENT_TYPE));
+    }
+    Ok(Json(Record::load(&app, &id)?.object()).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GetForm {
+    /// The events of a response that is streamed in the background.
+    #[serde(default)]
+    stream: bool,
+    /// The number of the last event that the client has.
+    starting_after: Option<u64>,
 }
 
 /// What a response answers.
@@ -218,8 +255,20 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) 
 /// Ends a response that is being made in the background.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/responses/{id}/cancel", params(("id" = String, Path)),
     responses((status = 200, description = "It ends"), (status = 409, description = "It is over already"))))]
-pub(crate) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let record = Record::load(&app, &id)?;
+    if let Ok(replay) = app.streams.find(&id, &caller)
+        && record.status == "in_progress"
+    {
+        replay.end();
+        let record = record.cancelled();
+        record.save(&app)?;
+        return Ok(Json(record.object()));
+    }
     let working = lock(&app.background.0).get(&id).cloned();
     match working {
         Some(notify) => {
