@@ -90,13 +90,13 @@ async fn answer(args: &BatchArgs, settings: Settings) -> Result<Counts> {
     };
     let mut progress = Progress::default();
     let mut told = false;
-    let counts = server.batch(&batch, &mut |counts| {
+    let mut follow = |counts: &Counts| {
         if counts.resumed > 0 && !std::mem::replace(&mut told, true) {
             note(&format!("{} of {} are answered already", counts.resumed, counts.total));
         }
         progress.show(&format!("{} of {} requests", counts.completed + counts.failed, counts.total));
-    });
-    Ok(counts.await?)
+    };
+    Ok(server.batch(&batch, &mut follow).await?)
 }
 
 fn report(args: &BatchArgs, counts: &Counts, time: Duration) -> Result<ExitCode> {

@@ -81,7 +81,7 @@ pub async fn verify(receipt: &Value, origin: Origin, threads: usize) -> Result<V
 
 /// Reads a receipt whose seal is whole.
 fn read(receipt: &Value) -> Result<Receipt, VerifyError> {
-    if receipt["receipt"].as_u64().is_none() {
+    if !receipt["receipt"].is_number() {
         return Err(VerifyError::Form("it has no number of a form in \"receipt\"".into()));
     }
     if let Some(difference) = seal::broken(receipt) {
