@@ -54,9 +54,6 @@ pub(crate) fn write(
     let text = chat.tokenizer.decode(&tokens, true);
     let receipt = Receipt::new(model, request, vec![AnswerPart::new(answer.seed, tokens, &text, finish)]);
     let written = serde_json::to_string_pretty(&receipt.sealed())? + "\n";
-    // Whole or not at all: under another name first.
-    let staged = path.with_extension("tmp");
-    std::fs::write(&staged, written)
-        .and_then(|()| std::fs::rename(&staged, path))
-        .with_context(|| path.display().to_string())
+    allod_formats::write_file(path, written.as_bytes())?;
+    Ok(())
 }
