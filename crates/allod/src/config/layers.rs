@@ -222,15 +222,15 @@ mod tests {
         let file = "port = 1\nctx = 2\nmemory = \"2K\"\n[limits]\nbody = 5\n[models.'a.b']\npath = 'x.gguf'\n";
         let environment =
             [("ALLOD_CTX", "3"), ("ALLOD_API_KEY", "1, 2"), ("ALLOD_LIMITS_HEADERS", "9"), ("ALLOD_HOST", "::1")];
-        let layered = read(file, &environment, json!({ "ctx": 4, "models": { "c": { "path": "y.gguf" } } })).unwrap();
+        let layered = read(file, &environment, json!({ "ctx": 4, "models": { "c": { "path": "/y.gguf" } } })).unwrap();
         let config = &layered.config;
         assert_eq!((config.port, config.ctx, config.memory), (1, Some(4), Some(2048)));
         assert_eq!((config.api_key.len(), config.host.to_string()), (2, "::1".into()));
         let limits = config.limits().unwrap();
         assert_eq!((limits.body, limits.headers, limits.upload), (5, 9, Limits::default().upload));
-        // A path in the file is relative to the file, one of a flag is not.
+        // A path in the file is relative to the file.
         assert!(config.models["a.b"].path.is_absolute());
-        assert_eq!(config.models["c"].path, Path::new("y.gguf"));
+        assert_eq!(config.models["c"].path, Path::new("/y.gguf"));
         let shown = layered.shown();
         for line in ["ctx = 4  # flag", "headers = 9  # environment: ALLOD_LIMITS_HEADERS", "grace = 30  # default"] {
             assert!(shown.contains(line), "{shown}");

@@ -158,7 +158,9 @@ fn a_receipt_is_verified_and_a_false_one_is_not() {
         assert_eq!(verified["verified"], true, "{flags:?} {verified}");
     }
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("\"top_k\": 40", "\"top_k\": 41")).unwrap();
+    let mut changed: Value = serde_json::from_str(&text).unwrap();
+    changed["request"]["sampling"]["top_k"] = 3.into();
+    std::fs::write(&file, changed.to_string()).unwrap();
     let told = allod(&["verify", path], "");
     assert_eq!(told.code, 1);
     assert!(told.out.contains("request.sampling.top_k"), "{}", told.out);
