@@ -14,20 +14,18 @@ use std::arch::x86_64::*;
 
 /// The type's panel with any number of input rows.
 macro_rules! panel {
-    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $row:ident, $tile:ident) => {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $tile:ident) => {
         pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+            // One row reads weights as fast as memory gives them, which was seen to be faster in loads of half the width.
+            if x.len() == 1 && T::PARTS > 0 {
+                return super::avx2::$name::<T>(slab, panel, x, sums);
+            }
             // SAFETY: this tier is chosen only where the machine has its instructions.
             unsafe { $inner::<T>(slab, panel, x, sums) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
-            if let ([x], [sums], true) = (x, &mut *sums, T::PARTS > 0) {
-                for (first, n, chunk) in chunks::<T>(panel) {
-                    $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
-                }
-                return;
-            }
             for (first, n, chunk) in chunks::<T>(panel) {
                 prefetch(chunk, 0, 1);
                 slab.unpack::<T, One>(chunk);
@@ -86,8 +84,8 @@ macro_rules! pair {
 }
 pair!(fine_pair, fine_panels, Fine, Block32, 32, fine_tiles);
 pair!(superblock_pair, superblock_panels, Super, Block256, 256, superblock_tiles);
-panel!(fine, fine_panel, Fine, Block32, 32, fine_row, fine_tile);
-panel!(superblock, superblock_panel, Super, Block256, 256, superblock_row, superblock_tile);
+panel!(fine, fine_panel, Fine, Block32, 32, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_tile);
 
 /// Where the sums of a block begin, so that the codes' offset is out of them in the end.
 #[inline]
@@ -114,34 +112,6 @@ fn fine_add<T: Fine>(slab: &Slab, b: usize, x: &Block32, sum: __m512i, y: __m512
         _mm512_mul_ps(d, sum)
     };
     _mm512_fmadd_ps(_mm512_set1_ps(x.scale), row, y)
-}
-
-/// One input row with a chunk, as it is unpacked.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Sums) {
-    let blocks = T::blocks(chunk);
-    assert!(blocks <= 8 && x.len() == blocks);
-    // SAFETY: a chunk has whole blocks, and the input row as many.
-    unsafe {
-        T::numbers::<One>(chunk.as_ptr(), blocks, slab);
-        let mut y = _mm512_loadu_ps(sums.as_ptr());
-        for (b, x) in x.iter().enumerate() {
-            prefetch(chunk, b, blocks);
-            let mut acc = [start::<T>(x), _mm512_setzero_si512()];
-            for g in 0..T::GRANULES {
-                let codes = T::codes::<One>(chunk.as_ptr(), blocks, b, g);
-                for (part, codes) in codes.iter().enumerate().take(T::PARTS) {
-                    let q = _mm512_set1_epi32(word(&x.q, (T::place(b, part).1 + g) * 4));
-                    // Two sums at least, for the products not to wait for one another.
-                    let which = if T::PARTS == 1 { g % 2 } else { part };
-                    acc[which] = _mm512_dpbusd_epi32(acc[which], codes.0, q);
-                }
-            }
-            y = fine_add::<T>(slab, b, x, _mm512_add_epi32(acc[0], acc[1]), y);
-        }
-        _mm512_storeu_ps(sums.as_mut_ptr(), y);
-    }
 }
 
 /// `N` input rows with a chunk in the slab.
@@ -234,36 +204,6 @@ fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], tota
             _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(x[t].scale), row[t], y));
         }
     }
-}
-
-/// One input row with a super-block, as it is unpacked.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums: &mut Sums) {
-    let x = &x[0];
-    let mut total = [_mm512_setzero_si512(); 4];
-    // SAFETY: a chunk is one super-block, and so is what the places say.
-    unsafe {
-        T::numbers::<One>(chunk.as_ptr(), 1, slab);
-        for round in 0..T::rounds(1) {
-            prefetch(chunk, round, T::rounds(1));
-            let mut acc = [_mm512_setzero_si512(); 4];
-            for g in 0..T::GRANULES {
-                let codes = T::codes::<One>(chunk.as_ptr(), 1, round, g);
-                for part in 0..T::PARTS {
-                    let (stretch, first) = T::place(round, part);
-                    let q = _mm512_set1_epi32(word(&x.q, stretch * T::STRETCH + (first + g) * 4));
-                    acc[part] = _mm512_dpbusd_epi32(acc[part], codes[part].0, q);
-                }
-            }
-            for part in 0..T::PARTS {
-                let scaled = _mm512_mullo_epi32(acc[part], scale(slab, T::place(round, part).0));
-                total[part] = _mm512_add_epi32(total[part], scaled);
-            }
-        }
-    }
-    let total = _mm512_add_epi32(_mm512_add_epi32(total[0], total[1]), _mm512_add_epi32(total[2], total[3]));
-    superblock_add::<T, 1>(slab, [x], [total], std::slice::from_mut(sums));
 }
 
 /// `N` input rows with a super-block in the slab.
