@@ -1,5 +1,6 @@
 //! Times encoding a text: `encode_speed TEXT VOCABULARY...`, where a vocabulary is a GGUF file or a folder. Prints one
-//! line each: name, seconds to load, best seconds of five to encode, tokens.
+//! line each: name, seconds to load, best seconds of five to encode, tokens, and whether the text that they decode to
+//! gives them again.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use allod_formats::{Gguf, WeightSource};
@@ -22,7 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             tokens = tokenizer.encode(&text, Special::NONE)?.len();
             best = best.min(start.elapsed().as_secs_f64());
         }
-        println!("{path} {loaded:.3} {best:.4} {tokens}");
+        let ids = tokenizer.encode(&text, Special::NONE)?;
+        let again = tokenizer.encode(&tokenizer.decode(&ids, false), Special::NONE)?;
+        let stable = if again == ids { "stable" } else { "not stable" };
+        println!("{path} {loaded:.3} {best:.4} {tokens} {stable}");
     }
     Ok(())
 }

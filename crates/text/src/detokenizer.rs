@@ -1,6 +1,6 @@
 //! Ids to text, one at a time.
 
-use crate::tokenizer::Vocab;
+use crate::tokenizer::{Kind, Vocab};
 use std::sync::Arc;
 
 /// Decodes ids as they come, and never gives out half a character: bytes wait until they complete one, or cannot.
@@ -36,11 +36,12 @@ impl Detokenizer {
             return "";
         }
         if let Some(bytes) = self.vocab.bytes(id) {
-            let bytes = match bytes.strip_prefix(b" ") {
-                Some(rest) if self.at_start && !special => rest,
-                _ => &bytes[..],
-            };
-            self.pending.extend_from_slice(bytes);
+            let first = self.at_start && !special;
+            if first && self.vocab.strip_all && token.kind == Kind::Normal {
+                self.pending.extend(bytes.iter().filter(|&&b| b != b' '));
+            } else {
+                self.pending.extend_from_slice(bytes.strip_prefix(b" ").filter(|_| first).unwrap_or(&bytes));
+            }
             self.at_start = false;
         }
         self.drain();

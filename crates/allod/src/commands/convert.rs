@@ -16,7 +16,8 @@ use std::process::ExitCode;
 /// Turn a safetensors folder into GGUF, or a GGUF file into a folder
 ///
 /// A folder (or a .safetensors or llama2.c file) becomes a GGUF file with tokenizer, chat template and the model card's
-/// licence and lineage; a GGUF file becomes a Hugging Face folder. Nothing needs converting in order to run.
+/// licence and lineage; a GGUF file becomes a Hugging Face folder with tokenizer and chat template. Nothing needs
+/// converting in order to run.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  allod convert Qwen3-0.6B -o qwen3.gguf\n  \
                         allod convert Qwen3-0.6B --type Q8_0 -o qwen3-q8.gguf --split 2G\n  \
@@ -68,7 +69,13 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
         to_gguf(&*source, &extra, &args.output, &options)?
     } else {
         let dequantized = dtype.unwrap_or(DType::BF16);
-        to_safetensors(&*source, &args.output, &FolderOptions { dequantized, shard_bytes: split })?
+        let mut files = to_safetensors(&*source, &args.output, &FolderOptions { dequantized, shard_bytes: split })?;
+        match tokenizer::to_folder(source.metadata(), &args.output) {
+            Ok(written) => files.extend(written),
+            Err(e @ tokenizer::Error::Unsupported { .. }) => note(&format!("the tokenizer is left out: {e}")),
+            Err(e) => return Err(e).context("the model's tokenizer"),
+        }
+        files
     };
     progress.clear();
     files.iter().for_each(|f| note(&format!("wrote {}", f.display())));

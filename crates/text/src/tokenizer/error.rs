@@ -41,7 +41,7 @@ pub enum Error {
         /// The closest known value, where one is close.
         nearest: Option<String>,
     },
-    /// A regular expression that cannot be compiled, or that ran past its limit of steps on a text.
+    /// A regular expression that cannot be compiled.
     #[error("pattern `{pattern}`: {message}")]
     Regex {
         /// The pattern, shortened.
@@ -49,6 +49,9 @@ pub enum Error {
         /// What the engine said.
         message: String,
     },
+    /// A text that the vocabulary cannot encode.
+    #[error("the text cannot be encoded: {0}")]
+    Text(String),
     /// A text too large for one call.
     #[error("the text has {bytes} bytes; at most {limit} are encoded in one call")]
     TooLong {

@@ -1,15 +1,15 @@
 //! Tokenizers from the files of a model's folder.
 
-use super::Tokenizer;
+use super::description::{Added, Description};
 use super::error::Error;
-use super::json::{self, Beside, Extra};
-use super::sentencepiece;
+use super::json::{self, Beside};
 use super::vocab::Role;
+use super::{Tokenizer, gguf, sentencepiece, tiktoken};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Role names in `tokenizer_config.json` and `special_tokens_map.json`.
-const NAMES: &[(Role, &str)] = &[
+pub(super) const NAMES: &[(Role, &str)] = &[
     (Role::Bos, "bos_token"),
     (Role::Eos, "eos_token"),
     (Role::Unk, "unk_token"),
@@ -47,34 +47,38 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::NotFound`] when none of them is there, [`Error::Io`], and those of the files.
     pub fn from_folder(folder: &Path) -> Result<Tokenizer, Error> {
-        let beside = beside(folder)?;
-        match source(folder)? {
-            Source::Json { file, size } => return json::from_value(&file, size, &beside),
-            Source::SentencePiece(bytes) => {
-                let mut meta = sentencepiece::metadata(&bytes)?;
-                if let Some(&eot) =
-                    beside.stops.iter().find(|&&id| meta.uint("tokenizer.ggml.eos_token_id") != Some(id.into()))
-                {
-                    meta.set("tokenizer.ggml.eot_token_id", eot);
-                }
-                return Tokenizer::from_gguf(&meta);
-            }
-            Source::Tiktoken => {}
-        }
-        for (name, pre, special) in TIKTOKEN {
-            if let Some(bytes) = read(folder, name)? {
-                return Tokenizer::from_tiktoken(&bytes, pre, special);
-            }
-        }
-        if let Some(bytes) = read(folder, "tiktoken.model")? {
-            let special: Vec<(&str, u32)> = beside.extras.iter().map(|e| (&*e.text, e.id)).collect();
-            return Tokenizer::from_tiktoken(&bytes, "kimi-k2", &special);
-        }
-        Err(Error::NotFound {
-            path: folder.to_owned(),
-            looked_for: "tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt, *.tiktoken",
-        })
+        describe(folder)?.build()
     }
+}
+
+/// What a folder's files say.
+pub(super) fn describe(folder: &Path) -> Result<Description, Error> {
+    let beside = beside(folder)?;
+    match source(folder)? {
+        Source::Json { file, size } => return json::describe(file, size, &beside),
+        Source::SentencePiece(bytes) => {
+            let mut meta = sentencepiece::metadata(&bytes)?;
+            let eos = meta.uint("tokenizer.ggml.eos_token_id");
+            if let Some(&eot) = beside.stops.iter().find(|&&id| eos != Some(id.into())) {
+                meta.set("tokenizer.ggml.eot_token_id", eot);
+            }
+            return gguf::describe(&meta);
+        }
+        Source::Tiktoken => {}
+    }
+    for (name, pre, special) in TIKTOKEN {
+        if let Some(bytes) = read(folder, name)? {
+            return tiktoken::describe(&bytes, pre, special);
+        }
+    }
+    if let Some(bytes) = read(folder, "tiktoken.model")? {
+        let special: Vec<(&str, u32)> = beside.extras.iter().map(|e| (&*e.token.content, e.id)).collect();
+        return tiktoken::describe(&bytes, "kimi-k2", &special);
+    }
+    Err(Error::NotFound {
+        path: folder.to_owned(),
+        looked_for: "tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt, *.tiktoken",
+    })
 }
 
 /// The file that describes a folder's vocabulary.
@@ -140,7 +144,6 @@ pub(super) fn beside(folder: &Path) -> Result<Beside, Error> {
         }
     }
     for (id, entry) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-        let flag = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
         let (Ok(id), Some(text)) = (id.parse(), entry.get("content").and_then(Value::as_str)) else {
             return Err(Error::malformed(
                 format!("tokenizer_config.json: added_tokens_decoder.{id}"),
@@ -148,14 +151,7 @@ pub(super) fn beside(folder: &Path) -> Result<Beside, Error> {
                 entry.to_string(),
             ));
         };
-        let text = text.to_owned();
-        beside.extras.push(Extra {
-            id,
-            text,
-            special: flag("special"),
-            lstrip: flag("lstrip"),
-            rstrip: flag("rstrip"),
-        });
+        beside.extras.push(Added { id, token: json::added_token(text, entry) });
     }
     for name in ["generation_config.json", "config.json"] {
         beside.stops = ids(read_json(folder, name)?.get("eos_token_id"));

@@ -1,30 +1,15 @@
 //! Tokenizers from GGUF metadata: the `tokenizer.ggml.*` keys.
 
-use super::added::{Added, Finder};
-use super::bpe::{self, Bpe};
-use super::charsmap::CharsMap;
+use super::description::{Added, Bpe, Description, Model, SPACE, sequence, spaces, split, words};
 use super::error::Error;
-use super::normalize::{Bert, Normalizer, Replace};
-use super::pattern::Pattern;
 use super::pre::Pre;
-use super::spm::Spm;
-use super::unigram::Unigram;
-use super::vocab::{Ids, Kind, Role, Spelling, Token, Vocab};
-use super::wordpiece::WordPiece;
-use super::words::{Cut, Step};
-use super::{Model, Parts, Tokenizer, bytes, roles};
+use super::roles;
+use super::vocab::{Kind, Role, Spelling, Token, Vocab};
+use super::{Tokenizer, charsmap, scores};
 use allod_formats::{Array, Metadata, Value};
-use std::sync::Arc;
-
-/// What stands for a space.
-const SPACE: char = '▁';
-
-/// Everything but the vocabulary and the added tokens.
-struct Stations {
-    normalizers: Vec<Normalizer>,
-    steps: Vec<Step>,
-    model: Model,
-}
+use base64::Engine as _;
+use serde_json::{Value as Json, json};
+use tokenizers::AddedToken;
 
 impl Tokenizer {
     /// The tokenizer that a GGUF file's metadata describes.
@@ -33,37 +18,56 @@ impl Tokenizer {
     /// [`Error::Unsupported`] for a kind or a way of cutting that is not known, [`Error::Malformed`] for keys that are
     /// missing, of the wrong type, or contradict each other.
     pub fn from_gguf(meta: &Metadata) -> Result<Tokenizer, Error> {
-        let kind = require_str(meta, "tokenizer.ggml.model")?;
-        let tokens = tokens(meta)?;
-        let spelling = match kind {
-            "gpt2" if pre_of(meta, kind)?.on_chars => Spelling::Space(SPACE),
-            "gpt2" => Spelling::ByteLevel,
-            _ => Spelling::Space(SPACE),
-        };
-        let mut vocab = Vocab::new(tokens, spelling);
-        read_roles(meta, kind, &mut vocab)?;
-        roles::complete(&mut vocab, &[]);
-        let stations = match kind {
-            "gpt2" | "gemma4" => byte_pairs(meta, kind, &vocab)?,
-            "llama" => sentencepiece(meta, &mut vocab)?,
-            "t5" => unigram(meta, &mut vocab)?,
-            "bert" => wordpiece(meta, &mut vocab),
-            other => {
-                return Err(Error::Unsupported {
-                    field: "tokenizer.ggml.model".into(),
-                    name: other.chars().take(80).collect(),
-                    nearest: None,
-                });
-            }
-        };
-        let (before, after) = around(meta, kind, &vocab)?;
-        let Stations { normalizers, steps, model } = stations;
-        let added = Finder::new(added(meta, &vocab))?;
-        let added_normalized = Finder::new(Vec::new())?;
-        let vocab = Arc::new(vocab);
-        Ok(Tokenizer {
-            parts: Arc::new(Parts { vocab, added, normalizers, added_normalized, steps, model, before, after }),
-        })
+        describe(meta)?.build()
+    }
+}
+
+/// What the metadata say.
+pub(super) fn describe(meta: &Metadata) -> Result<Description, Error> {
+    let kind = require_str(meta, "tokenizer.ggml.model")?;
+    let on_bytes = kind == "gpt2" && !pre_of(meta, kind)?.on_chars;
+    let spelling = if on_bytes { Spelling::ByteLevel } else { Spelling::Space(SPACE) };
+    let mut vocab = Vocab::new(tokens(meta)?, spelling);
+    read_roles(meta, kind, &mut vocab)?;
+    roles::complete(&mut vocab, &[]);
+    let (before, after) = around(meta, kind, &vocab)?;
+    let added = added(meta, &vocab);
+    let whole = |normalizer, pre_tokenizer, decoder, model, vocab| Description {
+        vocab,
+        added,
+        normalizer,
+        pre_tokenizer,
+        decoder,
+        model,
+        before,
+        after,
+    };
+    match kind {
+        "gpt2" | "gemma4" => {
+            let (normalizer, cuts, decoder, model) = byte_pairs(meta, kind, &vocab)?;
+            Ok(whole(normalizer, cuts, decoder, model, vocab))
+        }
+        "llama" | "t5" => {
+            let (normalizer, prefix) = sentencepiece_normalizer(meta)?;
+            vocab.strip_space = prefix;
+            let (model, cuts) = match kind {
+                "llama" => (scored_pairs(meta, &vocab)?, Json::Null),
+                // Sums of scores are rounded: Transformers takes them word by word.
+                _ => (unigram(meta, &vocab)?, words(typed_texts(&vocab)).map_or(Json::Null, |words| split(&words))),
+            };
+            Ok(whole(normalizer, cuts, spelled_with_spaces(prefix), model, vocab))
+        }
+        "bert" => {
+            (vocab.strip_space, vocab.cleanup) = (true, true);
+            let decoder = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+            let model = wordpiece(&vocab)?;
+            Ok(whole(bert_normalizer(meta), json!({"type": "BertPreTokenizer"}), decoder, model, vocab))
+        }
+        other => Err(Error::Unsupported {
+            field: "tokenizer.ggml.model".into(),
+            name: other.chars().take(80).collect(),
+            nearest: None,
+        }),
     }
 }
 
@@ -81,7 +85,11 @@ fn tokens(meta: &Metadata) -> Result<Vec<Token>, Error> {
 }
 
 fn scores(meta: &Metadata, count: usize) -> Result<Vec<f32>, Error> {
-    of_length(meta.floats("tokenizer.ggml.scores"), "tokenizer.ggml.scores", count)
+    let scores = of_length(meta.floats("tokenizer.ggml.scores"), "tokenizer.ggml.scores", count)?;
+    match scores.iter().any(|score| score.is_nan()) {
+        true => Err(Error::malformed("tokenizer.ggml.scores", "numbers", "NaN")),
+        false => Ok(scores),
+    }
 }
 
 fn of_length<T>(values: Option<Vec<T>>, key: &str, count: usize) -> Result<Vec<T>, Error> {
@@ -127,156 +135,164 @@ fn pre_of(meta: &Metadata, kind: &str) -> Result<&'static Pre, Error> {
     Pre::named(name)
 }
 
-fn byte_pairs(meta: &Metadata, kind: &str, vocab: &Vocab) -> Result<Stations, Error> {
+/// How byte-pair models decode, cut and merge.
+fn byte_pairs(meta: &Metadata, kind: &str, vocab: &Vocab) -> Result<(Json, Json, Json, Model), Error> {
     let pre = pre_of(meta, kind)?;
-    let spell = |text: &str| match pre.on_chars {
-        true => text.as_bytes().to_vec(),
-        false => bytes::from_printable(text),
-    };
-    let ids = mergeable(vocab, spell);
+    let mut ids = mergeable(vocab);
     let merges = match meta.get("tokenizer.ggml.merges") {
         // Kimi K2 is published as ranks; its ids are the ranks.
-        None if pre.names.contains(&"kimi-k2") => bpe::merges_of_ranks(&ids, |id| id),
-        _ => ranked_merges(require_strings(meta, "tokenizer.ggml.merges")?, &ids, spell)?,
+        None if pre.names.contains(&"kimi-k2") => scores::merges_of_ranks(&ids),
+        _ => ranked_merges(require_strings(meta, "tokenizer.ggml.merges")?)?,
     };
-    let unk = vocab.role(Role::Unk).filter(|_| pre.on_chars);
-    let options =
-        bpe::Options { whole_words: pre.whole_words, byte_fallback: pre.on_chars, unk, fuse_unk: true, word_end: None };
-    let mut steps = pre.steps()?;
-    let mut normalizers = Vec::new();
-    let model = if pre.on_chars {
-        normalizers.push(spaces());
-        steps.push(boundaries(vocab));
-        Bpe::on_chars(ids, merges, options)
-    } else {
-        Bpe::on_bytes(ids, merges, options)
-    };
-    Ok(Stations { normalizers, steps, model: Model::Bpe(model) })
+    let unk = if pre.on_chars { unknown(vocab, &mut ids) } else { None };
+    let model = Model::Bpe(Bpe {
+        ids,
+        merges,
+        // Files have merges left of tokens that were taken out.
+        lenient: true,
+        unk,
+        fuse_unk: pre.on_chars,
+        byte_fallback: pre.on_chars,
+        whole_words: pre.whole_words,
+        ..Bpe::default()
+    });
+    let cuts = pre.cuts.iter().map(|pattern| split(pattern));
+    Ok(match pre.on_chars {
+        true => (spaces(), sequence("pretokenizers", cuts.collect()), spelled_with_spaces(false), model),
+        false => (Json::Null, sequence("pretokenizers", cuts.chain([byte_level()]).collect()), byte_level(), model),
+    })
 }
 
-/// Ids of the tokens that take part in merging, by the bytes they spell.
-fn mergeable(vocab: &Vocab, spell: impl Fn(&str) -> Vec<u8>) -> Ids {
-    let mut ids = Ids::with_capacity_and_hasher(vocab.tokens.len(), foldhash::fast::RandomState::default());
-    for (id, token) in (0u32..).zip(&vocab.tokens) {
-        let text = match token.kind {
-            Kind::Normal | Kind::Unused => spell(&token.text),
-            Kind::Byte => token.text.as_bytes().to_vec(),
-            Kind::Control | Kind::Unknown | Kind::UserDefined => continue,
-        };
-        ids.entry(text.into()).or_insert(id);
+/// Bytes as printable characters, and back.
+pub(super) fn byte_level() -> Json {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false})
+}
+
+/// The decoder of vocabularies that have [`SPACE`] for a space and bytes as `<0x0A>`.
+fn spelled_with_spaces(strip: bool) -> Json {
+    let mut parts = vec![
+        json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if strip {
+        parts.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    ids
+    json!({"type": "Sequence", "decoders": parts})
 }
 
-fn ranked_merges(lines: &[String], ids: &Ids, spell: impl Fn(&str) -> Vec<u8>) -> Result<bpe::Merges, Error> {
-    let mut merges = bpe::Merges::with_capacity_and_hasher(lines.len(), foldhash::fast::RandomState::default());
-    for (rank, line) in (0u32..).zip(lines) {
+/// The tokens that take part in merging.
+fn mergeable(vocab: &Vocab) -> Vec<(String, u32)> {
+    let tokens = (0u32..).zip(&vocab.tokens).filter(|(_, token)| !token.kind.is_added());
+    tokens.map(|(id, token)| (token.text.to_string(), id)).collect()
+}
+
+/// The unknown token, which a model must have among its own to give it.
+fn unknown(vocab: &Vocab, ids: &mut Vec<(String, u32)>) -> Option<String> {
+    let id = vocab.role(Role::Unk)?;
+    let text = vocab.get(id)?.text.to_string();
+    ids.push((text.clone(), id));
+    Some(text)
+}
+
+fn ranked_merges(lines: &[String]) -> Result<Vec<(String, String)>, Error> {
+    let pair = |(rank, line): (usize, &String)| {
         // The first part may begin with a space, the second with none.
         let cut = line.char_indices().skip(1).find(|&(_, c)| c == ' ').map(|(i, _)| i);
-        let Some(cut) = cut else {
-            return Err(Error::malformed(format!("tokenizer.ggml.merges[{rank}]"), "two texts", line.clone()));
-        };
-        let mut both = spell(&line[..cut]);
-        let middle = both.len();
-        both.extend_from_slice(&spell(&line[cut + 1..]));
-        let (left, right) = both.split_at(middle);
-        // A merge of what is no token can never happen; files have such lines where tokens were taken out.
-        if let (Some(&left), Some(&right), Some(&id)) = (ids.get(left), ids.get(right), ids.get(&both[..])) {
-            merges.entry((left, right)).or_insert((rank, id));
-        }
-    }
-    Ok(merges)
+        let cut =
+            cut.ok_or_else(|| Error::malformed(format!("tokenizer.ggml.merges[{rank}]"), "two texts", line.clone()))?;
+        Ok((line[..cut].to_owned(), line[cut + 1..].to_owned()))
+    };
+    lines.iter().enumerate().map(pair).collect()
 }
 
-fn sentencepiece(meta: &Metadata, vocab: &mut Vocab) -> Result<Stations, Error> {
+/// SentencePiece's BPE: neighbours merge when their text is a token, best score first.
+fn scored_pairs(meta: &Metadata, vocab: &Vocab) -> Result<Model, Error> {
     let scores = scores(meta, vocab.tokens.len())?;
-    let model = Model::Spm(Spm::new(&vocab.tokens, &scores, vocab.role(Role::Unk))?);
-    Ok(Stations { normalizers: sentencepiece_normalizers(meta, vocab)?, steps: vec![boundaries(vocab)], model })
+    // Tokens found in the text beforehand merge as well; structure must not arise from text.
+    let tokens = (0u32..).zip(&vocab.tokens).filter(|(_, token)| !token.kind.is_special());
+    let mut ids: Vec<(String, u32)> = tokens.map(|(id, token)| (token.text.to_string(), id)).collect();
+    let pieces = ids.iter().filter(|(_, id)| vocab.get(*id).is_some_and(|token| token.kind != Kind::Byte));
+    let merges = scores::merges_of_scores(pieces.map(|(text, id)| (&**text, *id)), &scores);
+    let unk = unknown(vocab, &mut ids);
+    let byte_fallback = has_bytes(vocab);
+    let bpe = Bpe { ids, merges, lenient: true, unk, fuse_unk: true, byte_fallback, ..Bpe::default() };
+    Ok(Model::Bpe(bpe))
 }
 
-fn unigram(meta: &Metadata, vocab: &mut Vocab) -> Result<Stations, Error> {
-    let scores: Vec<f64> = scores(meta, vocab.tokens.len())?.into_iter().map(f64::from).collect();
-    let byte_fallback = vocab.tokens.iter().any(|t| t.kind == Kind::Byte);
-    let model = Model::Unigram(Unigram::new(&vocab.tokens, &scores, vocab.role(Role::Unk), byte_fallback)?);
-    // A word boundary separates two searches only where `▁` can begin a token.
-    let steps = if vocab.find("▁").is_some() { vec![boundaries(vocab)] } else { Vec::new() };
-    Ok(Stations { normalizers: sentencepiece_normalizers(meta, vocab)?, steps, model })
+fn unigram(meta: &Metadata, vocab: &Vocab) -> Result<Model, Error> {
+    let piece = |(token, score): (&Token, f32)| {
+        // Tokens of the user are found before anything else; here a score of 0 makes them win as well.
+        let score = if token.kind == Kind::UserDefined { 0.0 } else { f64::from(score) };
+        (token.text.to_string(), score)
+    };
+    let pieces = vocab.tokens.iter().zip(scores(meta, vocab.tokens.len())?).map(piece).collect();
+    Ok(Model::Unigram { pieces, unk: vocab.role(Role::Unk), byte_fallback: has_bytes(vocab) })
 }
 
-fn sentencepiece_normalizers(meta: &Metadata, vocab: &mut Vocab) -> Result<Vec<Normalizer>, Error> {
+fn typed_texts(vocab: &Vocab) -> impl Iterator<Item = &str> {
+    let tokens = vocab.tokens.iter().filter(|token| !token.kind.is_special() && token.kind != Kind::Unused);
+    tokens.map(|token| &*token.text)
+}
+
+fn has_bytes(vocab: &Vocab) -> bool {
+    vocab.tokens.iter().any(|token| token.kind == Kind::Byte)
+}
+
+/// The changes of a text that SentencePiece makes, and whether a space goes before it.
+fn sentencepiece_normalizer(meta: &Metadata) -> Result<(Json, bool), Error> {
     let prefix = meta.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-    vocab.strip_space = prefix;
-    let mut normalizers = Vec::new();
-    if let Some(map) = charsmap(meta)? {
-        normalizers.push(Normalizer::Precompiled(map));
+    let mut parts = Vec::new();
+    if let Some(map) = precompiled(meta)? {
+        parts.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
     }
     if meta.bool("tokenizer.ggml.remove_extra_whitespaces").unwrap_or(false) {
-        normalizers.push(Normalizer::CollapseSpaces);
+        let replace = |pattern, content| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
+        parts.extend([replace("^ +| +$", ""), replace(" {2,}", " ")]);
     }
-    normalizers.push(spaces());
     if prefix {
-        normalizers.push(Normalizer::Prepend(SPACE.into()));
+        parts.push(json!({"type": "Prepend", "prepend": SPACE}));
     }
-    Ok(normalizers)
+    parts.push(spaces());
+    Ok((sequence("normalizers", parts), prefix))
 }
 
-fn charsmap(meta: &Metadata) -> Result<Option<CharsMap>, Error> {
+/// The precompiled normalization in base64.
+fn precompiled(meta: &Metadata) -> Result<Option<String>, Error> {
     let key = "tokenizer.ggml.precompiled_charsmap";
-    match meta.get(key) {
-        None => Ok(None),
-        Some(Value::Array(Array::U8(bytes))) => CharsMap::new(bytes).map(Some),
-        Some(Value::Array(Array::I8(bytes))) => {
-            CharsMap::new(&bytes.iter().map(|&b| b as u8).collect::<Vec<u8>>()).map(Some)
-        }
-        Some(_) => Err(Error::malformed(key, "an array of bytes", "another type")),
-    }
+    let bytes = match meta.get(key) {
+        None => return Ok(None),
+        Some(Value::Array(Array::U8(bytes))) => bytes.clone(),
+        Some(Value::Array(Array::I8(bytes))) => bytes.iter().map(|&b| b as u8).collect(),
+        Some(_) => return Err(Error::malformed(key, "an array of bytes", "another type")),
+    };
+    charsmap::check(&bytes)?;
+    Ok(Some(base64::engine::general_purpose::STANDARD.encode(bytes)))
 }
 
-fn wordpiece(meta: &Metadata, vocab: &mut Vocab) -> Stations {
-    vocab.strip_space = true;
-    let (mut heads, mut tails) = (Ids::default(), Ids::default());
-    for (id, token) in (0u32..).zip(&vocab.tokens) {
-        if token.kind.is_special() {
-            continue;
-        }
-        let (ids, text) = match token.text.strip_prefix(SPACE) {
-            Some(head) => (&mut heads, head),
-            None => (&mut tails, &*token.text),
-        };
-        ids.entry(text.as_bytes().into()).or_insert(id);
-    }
+fn bert_normalizer(meta: &Metadata) -> Json {
     let lowercase = meta.bool("tokenizer.ggml.normalizer.lowercase").unwrap_or(true);
     let strip_accents = meta.bool("tokenizer.ggml.normalizer.strip_accents").unwrap_or(lowercase);
-    let bert = Bert { clean: true, separate_chinese: true, strip_accents, lowercase };
-    let model = WordPiece::new(heads, tails, vocab.role(Role::Unk), 100);
-    Stations { normalizers: vec![Normalizer::Bert(bert)], steps: bert_steps(), model: Model::WordPiece(model) }
+    json!({
+        "type": "BertNormalizer",
+        "clean_text": true,
+        "handle_chinese_chars": true,
+        "strip_accents": strip_accents,
+        "lowercase": lowercase,
+    })
 }
 
-/// White space separates words, punctuation stands alone.
-pub(super) fn bert_steps() -> Vec<Step> {
-    let step = |source: &str, cut| Some(Step::Split { pattern: Pattern::new(source).ok()?, cut, invert: false });
-    [step(r"\s", Cut::Removed), step(r"[\p{P}!-/:-@\[-`{-~]", Cut::Isolated)].into_iter().flatten().collect()
-}
-
-fn spaces() -> Normalizer {
-    Normalizer::Replace(Replace::Literal { from: " ".into(), to: SPACE.into() })
-}
-
-/// Cuts before `▁` wherever no token of the vocabulary reaches across.
-pub(super) fn boundaries(vocab: &Vocab) -> Step {
-    let mut glued = Vec::new();
-    for token in &vocab.tokens {
-        if matches!(token.kind, Kind::Control | Kind::Unknown | Kind::Byte) {
-            continue;
-        }
-        let after = token.text.chars().skip(1);
-        for (before, c) in token.text.chars().zip(after) {
-            if c == SPACE && before != SPACE && !glued.contains(&before) {
-                glued.push(before);
-            }
-        }
-    }
-    Step::Boundaries { stand_in: SPACE, glued }
+/// WordPiece: GGUF marks the beginnings of words with [`SPACE`], the library what continues them with `##`.
+fn wordpiece(vocab: &Vocab) -> Result<Model, Error> {
+    let unk = vocab.role(Role::Unk).and_then(|id| vocab.get(id));
+    let unk = unk.ok_or_else(|| Error::malformed("tokenizer.ggml.unknown_token_id", "a token", "none"))?;
+    let text = |token: &Token| match token.text.strip_prefix(SPACE) {
+        _ if token.kind.is_special() => token.text.to_string(),
+        Some(head) => head.to_owned(),
+        None => format!("##{}", token.text),
+    };
+    let ids = (0u32..).zip(&vocab.tokens).map(|(id, token)| (text(token), id)).collect();
+    Ok(Model::WordPiece { ids, unk: unk.text.to_string(), prefix: "##".into(), max_chars: 100 })
 }
 
 /// What goes before and after a text.
@@ -306,24 +322,26 @@ fn added(meta: &Metadata, vocab: &Vocab) -> Vec<Added> {
     let phi3 = name.contains("phi-3") || name.contains("phi3");
     let mut out = Vec::new();
     for (id, token) in (0u32..).zip(&vocab.tokens) {
-        if matches!(token.kind, Kind::Control | Kind::Unknown | Kind::UserDefined) {
-            let text = token.text.to_string();
-            let rstrip = phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&&*text);
-            let lstrip = text == "[MASK]" || text == "<mask>";
-            out.push(Added { id, text, special: token.kind.is_special(), lstrip, rstrip, single_word: false });
+        if token.kind.is_added() {
+            let text = &*token.text;
+            let token = AddedToken::from(text, token.kind.is_special())
+                .normalized(false)
+                .rstrip(phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text))
+                .lstrip(text == "[MASK]" || text == "<mask>");
+            out.push(Added { id, token });
         }
     }
     out
 }
 
 fn require_str<'m>(meta: &'m Metadata, key: &str) -> Result<&'m str, Error> {
-    meta.str(key).ok_or_else(|| Error::malformed(key, "a string", describe(meta, key)))
+    meta.str(key).ok_or_else(|| Error::malformed(key, "a string", found(meta, key)))
 }
 
 fn require_strings<'m>(meta: &'m Metadata, key: &str) -> Result<&'m [String], Error> {
-    meta.strings(key).ok_or_else(|| Error::malformed(key, "an array of strings", describe(meta, key)))
+    meta.strings(key).ok_or_else(|| Error::malformed(key, "an array of strings", found(meta, key)))
 }
 
-fn describe(meta: &Metadata, key: &str) -> &'static str {
+fn found(meta: &Metadata, key: &str) -> &'static str {
     if meta.get(key).is_some() { "another type" } else { "nothing" }
 }

@@ -1,49 +1,41 @@
 //! Text to token ids and back.
 //!
 //! A [`Tokenizer`] is read from a `tokenizer.json`, from the metadata of a GGUF file, from a SentencePiece model, from
-//! tiktoken ranks or from bare vocabulary files. All become the same line of stations: *added tokens* are found first;
-//! what lies between them is *normalized*, *cut into words*, and each word goes through a *model* (BPE, SentencePiece's
-//! BPE, unigram, WordPiece). Decoding needs only the vocabulary.
+//! tiktoken ranks or from bare vocabulary files. All become the same [`Description`](description::Description), which
+//! the tokenizers library works from: *added tokens* are found first; what lies between them is *normalized*, *cut into
+//! words*, and each word goes through a *model* (BPE, unigram, WordPiece). Decoding needs only the vocabulary, and is
+//! ours, for ids come one at a time; so are the roles that tokens play, and the ways from and to GGUF.
 
-mod added;
-mod bpe;
 mod bytes;
 mod charsmap;
+mod description;
 mod error;
 mod folder;
 mod gguf;
 mod json;
-mod merge;
-mod normalize;
-mod pattern;
+mod pipeline;
 mod pre;
 mod roles;
+mod scores;
 mod sentencepiece;
-mod spm;
+mod steps;
 mod tiktoken;
+mod to_folder;
 mod to_gguf;
-mod unigram;
 mod vocab;
-mod wordpiece;
-mod words;
 
 pub use error::Error;
+pub use to_folder::to_folder;
 pub use to_gguf::to_gguf;
 pub use vocab::Role;
-pub(crate) use vocab::Vocab;
+pub(crate) use vocab::{Kind, Vocab};
 
-use added::{Finder, Segment};
-use merge::Merger;
-use normalize::Normalizer;
+use pipeline::Pipeline;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
-use words::{Step, Words};
 
-/// Longest text of one call, in bytes after normalization. Positions are 32-bit.
-const LONGEST: usize = 1 << 30;
-/// Words up to this many bytes are looked up among those already encoded in the same text.
-const CACHED_WORD: usize = 48;
+/// Longest text of one call, in bytes. The library takes about a hundred bytes for each.
+const LONGEST: usize = 1 << 28;
 
 /// What to do about special tokens when encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,69 +65,32 @@ pub struct Tokenizer {
 #[derive(Debug)]
 struct Parts {
     vocab: Arc<Vocab>,
-    /// Found in the text as it comes.
-    added: Finder,
-    normalizers: Vec<Normalizer>,
-    /// Found in the normalized text.
-    added_normalized: Finder,
-    steps: Vec<Step>,
-    model: Model,
+    /// Where special tokens in the text become their ids.
+    parsing: Pipeline,
+    /// Where they are text.
+    plain: Pipeline,
     /// What goes around a text.
     before: Vec<u32>,
     after: Vec<u32>,
-}
-
-/// What encodes a word.
-#[derive(Debug)]
-enum Model {
-    Bpe(bpe::Bpe),
-    Spm(spm::Spm),
-    Unigram(unigram::Unigram),
-    WordPiece(wordpiece::WordPiece),
-    /// Whole words only.
-    Words {
-        ids: vocab::Ids,
-        unk: Option<u32>,
-    },
-}
-
-impl Model {
-    fn encode(&self, word: &str, merger: &mut Merger, out: &mut Vec<u32>) {
-        match self {
-            Model::Bpe(bpe) => bpe.encode(word, merger, out),
-            Model::Spm(spm) => spm.encode(word, merger, out),
-            Model::Unigram(unigram) => unigram.encode(word, out),
-            Model::WordPiece(pieces) => pieces.encode(word, out),
-            Model::Words { ids, unk } => out.extend(ids.get(word.as_bytes()).copied().or(*unk)),
-        }
-    }
 }
 
 impl Tokenizer {
     /// The ids of `text`.
     ///
     /// # Errors
-    /// [`Error::TooLong`], or [`Error::Regex`] when a pattern of the vocabulary takes too many steps on this text.
+    /// [`Error::TooLong`]; [`Error::Text`] when the vocabulary has nothing for some of it, not even an unknown token.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, Error> {
+        if text.len() > LONGEST {
+            return Err(Error::TooLong { bytes: text.len(), limit: LONGEST });
+        }
         let parts = &*self.parts;
-        let mut out = Vec::with_capacity(text.len() / 4 + 2);
-        let mut merger = Merger::default();
-        if special.add {
-            out.extend(&parts.before);
-        }
-        check_length(text)?;
-        for segment in parts.added.segments(text, special.parse) {
-            match segment {
-                Segment::Token(id) => out.push(id),
-                Segment::Text { text, start } => {
-                    parts.encode_between(text, start == 0, special.parse, &mut merger, &mut out)?;
-                }
-            }
-        }
-        if special.add {
-            out.extend(&parts.after);
-        }
-        Ok(out)
+        let pipeline = if special.parse { &parts.parsing } else { &parts.plain };
+        let encoding = pipeline.encode_fast(text, false).map_err(|e| Error::Text(e.to_string()))?;
+        let ids = encoding.get_ids();
+        Ok(match special.add {
+            true => [&parts.before, ids, &parts.after].concat(),
+            false => ids.to_vec(),
+        })
     }
 
     /// The text of `ids`; special tokens are left out if `skip_special`. Bytes that are no UTF-8 become U+FFFD, ids
@@ -198,57 +153,5 @@ impl Tokenizer {
     /// A text ends with EOS when special tokens are added.
     pub fn add_eos(&self) -> bool {
         self.special(Role::Eos).is_some_and(|id| self.parts.after.contains(&id))
-    }
-}
-
-impl Parts {
-    /// Encodes what lies between two added tokens. `first`: the text begins here.
-    fn encode_between(
-        &self,
-        text: &str,
-        first: bool,
-        parse: bool,
-        merger: &mut Merger,
-        out: &mut Vec<u32>,
-    ) -> Result<(), Error> {
-        let mut normalized = Cow::Borrowed(text);
-        for normalizer in &self.normalizers {
-            normalized = normalizer.apply(normalized)?;
-        }
-        check_length(&normalized)?;
-        for segment in self.added_normalized.segments(&normalized, parse) {
-            match segment {
-                Segment::Token(id) => out.push(id),
-                Segment::Text { text, start } => self.encode_words(text, first && start == 0, merger, out)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn encode_words(&self, text: &str, first: bool, merger: &mut Merger, out: &mut Vec<u32>) -> Result<(), Error> {
-        let mut words = Words::new(Cow::Borrowed(text));
-        for step in &self.steps {
-            words.step(step, first)?;
-        }
-        let mut seen: HashMap<&str, (usize, usize), foldhash::fast::RandomState> = HashMap::default();
-        for word in words.iter() {
-            if let Some(&(start, end)) = seen.get(word) {
-                out.extend_from_within(start..end);
-                continue;
-            }
-            let start = out.len();
-            self.model.encode(word, merger, out);
-            if word.len() <= CACHED_WORD {
-                seen.insert(word, (start, out.len()));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_length(text: &str) -> Result<(), Error> {
-    match text.len() > LONGEST {
-        true => Err(Error::TooLong { bytes: text.len(), limit: LONGEST }),
-        false => Ok(()),
     }
 }

@@ -6,14 +6,12 @@
 //! no reader of GGUF applies any: a text in normal form D is encoded as it stands, unlike by some models' own files.
 
 use super::error::Error;
-use super::pattern::Pattern;
-use super::words::{Cut, Step};
 
 /// One way of cutting, under all its names.
 pub(super) struct Pre {
     /// The first is the one written to files.
     pub(super) names: &'static [&'static str],
-    cuts: &'static [&'static str],
+    pub(super) cuts: &'static [&'static str],
     /// Words that are tokens are taken whole.
     pub(super) whole_words: bool,
     /// A text begins with BOS unless the file says otherwise.
@@ -24,7 +22,7 @@ pub(super) struct Pre {
 
 const PLAIN: Pre = Pre { names: &[], cuts: &[], whole_words: false, add_bos: false, on_chars: false };
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -220,16 +218,6 @@ impl Pre {
         })
     }
 
-    /// The steps that cut.
-    ///
-    /// # Errors
-    /// [`Error::Regex`]; the tests compile them all.
-    pub(super) fn steps(&self) -> Result<Vec<Step>, Error> {
-        let split =
-            |source: &&str| Ok(Step::Split { pattern: Pattern::new(source)?, cut: Cut::Isolated, invert: false });
-        self.cuts.iter().map(split).collect()
-    }
-
     /// True when `patterns` cut as this does.
     pub(super) fn cuts_like(&self, patterns: &[&str]) -> bool {
         patterns.len() == self.cuts.len() && patterns.iter().zip(self.cuts).all(|(a, b)| canonical(a) == canonical(b))
@@ -273,17 +261,22 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::description::{sequence, split};
+    use super::super::steps;
     use super::*;
+    use tokenizers::PreTokenizer;
 
     #[test]
     fn every_pattern_compiles_and_covers_text() {
         let text = "I'll pay 1234567 €, naïve Straße!\r\n\t  你好 мир 한국어 ünïcödé   end  ";
         for pre in ALL {
-            let mut words = crate::tokenizer::words::Words::new(text.into());
-            for step in pre.steps().unwrap() {
-                words.step(&step, true).unwrap();
+            let mut words = tokenizers::PreTokenizedString::from(text);
+            let cuts: Vec<_> = pre.cuts.iter().map(|pattern| split(pattern)).collect();
+            for cut in steps::pre_tokenizer(&sequence("pretokenizers", cuts), "").unwrap() {
+                cut.pre_tokenize(&mut words).unwrap();
             }
-            assert_eq!(words.iter().collect::<String>(), text, "{:?}", pre.names);
+            let words = words.get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::Byte);
+            assert_eq!(words.iter().map(|(word, ..)| *word).collect::<String>(), text, "{:?}", pre.names);
         }
     }
 

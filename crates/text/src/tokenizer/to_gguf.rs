@@ -1,19 +1,17 @@
 //! A folder's tokenizer as GGUF metadata, with the keys that llama.cpp's converter writes.
 
+use super::description::{Bpe, Description, Model, SPACE};
 use super::error::Error;
 use super::folder::{self, Source};
-use super::json::{field, merge, present};
-use super::vocab::{Kind, Role, Token};
-use super::words::{Cut, Step};
-use super::{Model, Special, Tokenizer, bytes, json, pre, roles, sentencepiece};
+use super::steps::{self, kind};
+use super::vocab::{Kind, Role, Spelling, Token};
+use super::{Special, Tokenizer, json, pre, roles, sentencepiece};
 use crate::Templates;
 use allod_formats::{Array, Metadata, Value};
 use serde_json::Value as Json;
 use std::path::Path;
 use unicode_normalization::UnicodeNormalization;
 
-/// What stands for a space.
-const SPACE: char = '▁';
 /// The score of a token that no merge makes; it must never win over one that some merge makes.
 const NO_SCORE: f32 = -1e9;
 
@@ -26,12 +24,12 @@ const NO_SCORE: f32 = -1e9;
 /// Those of [`Tokenizer::from_folder`]; [`Error::Unsupported`] when there is no GGUF form;
 /// [`Error::Malformed`] for broken chat templates.
 pub fn to_gguf(folder: &Path) -> Result<Metadata, Error> {
-    let tokenizer = Tokenizer::from_folder(folder)?;
+    let description = folder::describe(folder)?;
     let mut meta = match folder::source(folder)? {
-        Source::Json { file, .. } => from_json(&file, &tokenizer)?,
         Source::SentencePiece(bytes) => sentencepiece::metadata(&bytes)?,
-        Source::Tiktoken => from_merges(&tokenizer, &[])?,
+        Source::Json { .. } | Source::Tiktoken => from_description(&description)?,
     };
+    let tokenizer = description.build()?;
     pad(&mut meta, folder)?;
     set_roles(&mut meta, &tokenizer);
     set_templates(&mut meta, folder)?;
@@ -39,62 +37,61 @@ pub fn to_gguf(folder: &Path) -> Result<Metadata, Error> {
     Ok(meta)
 }
 
-fn from_json(file: &Json, tokenizer: &Tokenizer) -> Result<Metadata, Error> {
-    let model = field(file, "model")?;
-    match &tokenizer.parts.model {
-        Model::Bpe(_) => {
-            let merges = present(model.get("merges")).and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
-            match tokenizer.parts.vocab.spelling {
-                super::vocab::Spelling::Space(SPACE) => scored_merges(merges, tokenizer),
-                _ => from_merges(tokenizer, merges),
-            }
+fn from_description(description: &Description) -> Result<Metadata, Error> {
+    let tokens = &description.vocab.tokens;
+    match &description.model {
+        Model::Bpe(bpe) if description.vocab.spelling == Spelling::Space(SPACE) => {
+            Ok(scored_merges(bpe, tokens, description.vocab.strip_space))
         }
-        Model::Unigram(_) => from_unigram(file, model, tokenizer),
-        Model::WordPiece(_) => Ok(from_wordpiece(model, file, tokenizer)),
-        Model::Spm(_) | Model::Words { .. } => Err(Error::unsupported("model.type", "a model of whole words in GGUF")),
+        Model::Bpe(bpe) => ranked_merges(bpe, tokens, &description.pre_tokenizer),
+        Model::Unigram { pieces, .. } => Ok(from_unigram(pieces, description)),
+        Model::WordPiece { prefix, .. } => Ok(from_wordpiece(prefix, description)),
+        Model::Words { .. } => Err(Error::unsupported("model.type", "a model of whole words in GGUF")),
     }
 }
 
 /// Byte-level merges, cut in a way that has a name.
-fn from_merges(tokenizer: &Tokenizer, merges: &[Json]) -> Result<Metadata, Error> {
-    let Model::Bpe(bpe) = &tokenizer.parts.model else { return Err(no_form("its model")) };
+fn ranked_merges(bpe: &Bpe, tokens: &[Token], pre_tokenizer: &Json) -> Result<Metadata, Error> {
     let mut patterns = Vec::new();
-    for step in &tokenizer.parts.steps {
-        match step {
-            Step::Split { pattern, cut: Cut::Isolated, invert: false } => patterns.push(pattern.source()),
-            other => return Err(no_form(&format!("the step {other:?}"))),
-        }
+    for step in json::flat(pre_tokenizer, "pretokenizers") {
+        patterns.extend(cut(step)?);
     }
     let pre = pre::ALL.iter().filter(|pre| pre.cuts_like(&patterns) && !pre.on_chars);
-    let pre = pre.min_by_key(|pre| pre.whole_words != bpe.takes_whole_words());
+    let pre = pre.min_by_key(|pre| pre.whole_words != bpe.whole_words);
     let pre = pre.ok_or_else(|| no_form(&format!("a way of cutting by {patterns:?}")))?;
-    let merges = match merges {
-        [] => bpe.merges_in_order().map(|(left, right)| pair(tokenizer, left, right)).collect(),
-        lines => lines.iter().filter_map(merge).map(|(left, right)| format!("{left} {right}")).collect::<Vec<_>>(),
-    };
-    let mut meta = start("gpt2", pre.names[0], &tokenizer.parts.vocab.tokens, |_, text| text.to_owned());
-    meta.set("tokenizer.ggml.merges", merges);
+    let mut meta = start("gpt2", pre.names[0], tokens, |_, text| text.to_owned());
+    let merges = bpe.merges.iter().map(|(left, right)| format!("{left} {right}"));
+    meta.set("tokenizer.ggml.merges", merges.collect::<Vec<String>>());
     Ok(meta)
 }
 
-fn pair(tokenizer: &Tokenizer, left: u32, right: u32) -> String {
-    format!("{} {}", tokenizer.token_text(left).unwrap_or(""), tokenizer.token_text(right).unwrap_or(""))
+/// The pattern that a step cuts around, if it cuts.
+fn cut(step: &Json) -> Result<Option<&str>, Error> {
+    let flag = |key: &str, default: bool| step.get(key).and_then(Json::as_bool).unwrap_or(default);
+    let refused = || Err(no_form(&format!("the step {step}")));
+    match (kind(step), step.pointer("/pattern/Regex").and_then(Json::as_str)) {
+        ("ByteLevel", _) if flag("add_prefix_space", true) => refused(),
+        ("ByteLevel", _) => Ok(flag("use_regex", true).then_some(pre::GPT2)),
+        ("Digits", _) if flag("individual_digits", false) => Ok(Some(r"\p{N}")),
+        ("Digits", _) => Ok(Some(r"\p{N}+")),
+        ("Split", Some(pattern)) if !flag("invert", false) && step["behavior"] == "Isolated" => Ok(Some(pattern)),
+        _ => refused(),
+    }
 }
 
 /// SentencePiece's BPE as Hugging Face writes it, back to scores: the earlier a token is merged, the higher.
-fn scored_merges(merges: &[Json], tokenizer: &Tokenizer) -> Result<Metadata, Error> {
-    let tokens = &tokenizer.parts.vocab.tokens;
+fn scored_merges(bpe: &Bpe, tokens: &[Token], prefix: bool) -> Metadata {
     let ids: std::collections::HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (&*t.text, i)).collect();
     let mut scores = vec![NO_SCORE; tokens.len()];
-    for (rank, (left, right)) in merges.iter().filter_map(merge).enumerate() {
+    for (rank, (left, right)) in bpe.merges.iter().enumerate() {
         if let Some(&id) = ids.get(format!("{left}{right}").as_str()) {
             scores[id] = scores[id].max(-(rank as f32));
         }
     }
     let mut meta = start("llama", "default", tokens, with_spaces);
     meta.set("tokenizer.ggml.scores", Value::Array(Array::F32(scores)));
-    meta.set("tokenizer.ggml.add_space_prefix", tokenizer.parts.vocab.strip_space);
-    Ok(meta)
+    meta.set("tokenizer.ggml.add_space_prefix", prefix);
+    meta
 }
 
 /// Added tokens are looked for in the text as it comes, where a space is a space.
@@ -102,38 +99,35 @@ fn with_spaces(kind: Kind, text: &str) -> String {
     if kind == Kind::UserDefined { text.replace(SPACE, " ") } else { text.to_owned() }
 }
 
-fn from_unigram(file: &Json, model: &Json, tokenizer: &Tokenizer) -> Result<Metadata, Error> {
-    let mut meta = start("t5", "default", &tokenizer.parts.vocab.tokens, with_spaces);
-    let score = |entry: &Json| entry.get(1).and_then(Json::as_f64).unwrap_or(0.0) as f32;
-    let mut scores: Vec<f32> = field(model, "vocab")?.as_array().into_iter().flatten().map(score).collect();
-    scores.resize(tokenizer.vocab_size(), 0.0);
+fn from_unigram(pieces: &[(String, f64)], description: &Description) -> Metadata {
+    let mut meta = start("t5", "default", &description.vocab.tokens, with_spaces);
+    let mut scores: Vec<f32> = pieces.iter().map(|(_, score)| *score as f32).collect();
+    scores.resize(description.vocab.tokens.len(), 0.0);
     meta.set("tokenizer.ggml.scores", Value::Array(Array::F32(scores)));
-    meta.set("tokenizer.ggml.add_space_prefix", tokenizer.parts.vocab.strip_space);
-    for normalizer in json::flat(file.get("normalizer"), "normalizers") {
-        match (json::kind(normalizer), normalizer.get("precompiled_charsmap").and_then(Json::as_str)) {
+    meta.set("tokenizer.ggml.add_space_prefix", description.vocab.strip_space);
+    for normalizer in json::flat(&description.normalizer, "normalizers") {
+        match (kind(normalizer), normalizer.get("precompiled_charsmap").and_then(Json::as_str)) {
             ("Precompiled", Some(map)) => {
-                let map = bytes::base64(map).unwrap_or_default();
+                let map = steps::base64(map).unwrap_or_default();
                 meta.set("tokenizer.ggml.precompiled_charsmap", Value::Array(Array::U8(map)));
             }
             ("Replace", _) => meta.set("tokenizer.ggml.remove_extra_whitespaces", true),
             _ => {}
         }
     }
-    Ok(meta)
+    meta
 }
 
 /// WordPiece with a space before every word instead of a prefix before every continuation.
-fn from_wordpiece(model: &Json, file: &Json, tokenizer: &Tokenizer) -> Metadata {
-    let prefix = model.get("continuing_subword_prefix").and_then(Json::as_str).unwrap_or("##");
-    let mut meta = start("bert", "bert-bge", &tokenizer.parts.vocab.tokens, |kind, text| {
-        match (kind, text.strip_prefix(prefix)) {
+fn from_wordpiece(prefix: &str, description: &Description) -> Metadata {
+    let mut meta =
+        start("bert", "bert-bge", &description.vocab.tokens, |kind, text| match (kind, text.strip_prefix(prefix)) {
             (Kind::Normal, _) if text.starts_with('[') && text.ends_with(']') => text.to_owned(),
             (Kind::Normal, Some(tail)) => tail.to_owned(),
             (Kind::Normal, None) => format!("{SPACE}{text}"),
             _ => text.to_owned(),
-        }
-    });
-    for normalizer in json::flat(file.get("normalizer"), "normalizers") {
+        });
+    for normalizer in json::flat(&description.normalizer, "normalizers") {
         for key in ["lowercase", "strip_accents"] {
             if let Some(flag) = normalizer.get(key).and_then(Json::as_bool) {
                 meta.set(format!("tokenizer.ggml.normalizer.{key}"), flag);
@@ -214,14 +208,9 @@ fn set_templates(meta: &mut Metadata, folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Encodes all tokens' texts, in reverse and in normal form C, with both.
+/// Both encode all tokens' texts alike.
 fn verify(meta: &Metadata, tokenizer: &Tokenizer) -> Result<(), Error> {
-    let back = Tokenizer::from_gguf(meta)?;
-    let mut sample = String::new();
-    for id in (0..tokenizer.vocab_size() as u32).rev().filter(|&id| !tokenizer.is_special(id)) {
-        sample.extend(String::from_utf8_lossy(&tokenizer.token_bytes(id).unwrap_or_default()).nfc());
-    }
-    sample.push_str("  I'll  see\n\n\nyou in 1234567 days,\tZoë!\r\n");
+    let (back, sample) = (Tokenizer::from_gguf(meta)?, tokenizer.sample(1));
     let (expected, found) = (tokenizer.encode(&sample, Special::NONE)?, back.encode(&sample, Special::NONE)?);
     match expected.iter().zip(&found).position(|(a, b)| a != b) {
         None if expected.len() == found.len() => Ok(()),
@@ -230,6 +219,19 @@ fn verify(meta: &Metadata, tokenizer: &Tokenizer) -> Result<(), Error> {
             let around = tokenizer.decode(&expected[at.saturating_sub(3)..expected.len().min(at + 4)], false);
             Err(no_form(&format!("a vocabulary that cuts {around:?} as this one does")))
         }
+    }
+}
+
+impl Tokenizer {
+    /// The texts of every `step`th token but for structure, in reverse and in normal form C, and a few difficult words.
+    pub(super) fn sample(&self, step: usize) -> String {
+        // White space before a text is not the same to all readers.
+        let mut sample = String::from("a");
+        for id in (0..self.vocab_size() as u32).rev().step_by(step).filter(|&id| !self.is_special(id)) {
+            sample.extend(String::from_utf8_lossy(&self.token_bytes(id).unwrap_or_default()).nfc());
+        }
+        sample.push_str("  I'll  see\n\n\nyou in 1234567 days,\tZoë!\r\n");
+        sample
     }
 }
 

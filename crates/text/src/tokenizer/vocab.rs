@@ -2,10 +2,7 @@
 
 use super::bytes;
 use std::borrow::Cow;
-use std::collections::HashMap;
-
-/// Text to id.
-pub(super) type Ids = HashMap<Box<[u8]>, u32, foldhash::fast::RandomState>;
+use tokenizers::decoders::wordpiece::cleanup;
 
 /// What a token is, numbered as GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +29,11 @@ impl Kind {
             6 => Kind::Byte,
             _ => Kind::Unused,
         }
+    }
+
+    /// Found in a text before it is cut into words.
+    pub(super) fn is_added(self) -> bool {
+        matches!(self, Kind::Control | Kind::Unknown | Kind::UserDefined)
     }
 
     /// Left out of decoded text when special tokens are skipped.
@@ -109,6 +111,10 @@ pub(crate) struct Vocab {
     pub(super) spelling: Spelling,
     /// A text's encoding begins with a space that is not part of it.
     pub(crate) strip_space: bool,
+    /// No space of its first token is part of it (Metaspace).
+    pub(crate) strip_all: bool,
+    /// No space goes before punctuation (WordPiece's clean-up).
+    pub(super) cleanup: bool,
     pub(super) roles: [Option<u32>; ROLES],
     /// Ids that end a generation, ascending.
     pub(super) stops: Vec<u32>,
@@ -116,7 +122,15 @@ pub(crate) struct Vocab {
 
 impl Vocab {
     pub(super) fn new(tokens: Vec<Token>, spelling: Spelling) -> Vocab {
-        Vocab { tokens, spelling, strip_space: false, roles: [None; ROLES], stops: Vec::new() }
+        Vocab {
+            tokens,
+            spelling,
+            strip_space: false,
+            strip_all: false,
+            cleanup: false,
+            roles: [None; ROLES],
+            stops: Vec::new(),
+        }
     }
 
     pub(super) fn role(&self, role: Role) -> Option<u32> {
@@ -136,28 +150,36 @@ impl Vocab {
     pub(crate) fn bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
         let token = self.get(id)?;
         let text = &*token.text;
-        Some(match (token.kind, &self.spelling) {
-            (Kind::Byte, _) => match bytes::parse_hex(text) {
-                Some(byte) => Cow::Owned(vec![byte]),
-                None => Cow::Borrowed(text.as_bytes()),
-            },
+        let spelled = match (token.kind, &self.spelling) {
+            (Kind::Byte, _) => {
+                return Some(match bytes::parse_hex(text) {
+                    Some(byte) => Cow::Owned(vec![byte]),
+                    None => Cow::Borrowed(text.as_bytes()),
+                });
+            }
+            (Kind::UserDefined, Spelling::Continuing(_) | Spelling::Separate) => {
+                return Some(Cow::Owned(format!(" {text}").into_bytes()));
+            }
             (Kind::Control | Kind::Unknown | Kind::UserDefined, _) | (_, Spelling::Plain) => {
-                Cow::Borrowed(text.as_bytes())
+                return Some(Cow::Borrowed(text.as_bytes()));
             }
-            (_, Spelling::ByteLevel) => Cow::Owned(bytes::from_printable(text)),
-            (_, &Spelling::Space(stand_in)) if text.contains(stand_in) => {
-                Cow::Owned(text.replace(stand_in, " ").into_bytes())
-            }
-            (_, Spelling::Space(_)) => Cow::Borrowed(text.as_bytes()),
+            (_, Spelling::ByteLevel) => return Some(Cow::Owned(bytes::from_printable(text))),
+            (_, &Spelling::Space(stand_in)) if text.contains(stand_in) => Cow::Owned(text.replace(stand_in, " ")),
+            (_, Spelling::Space(_)) => Cow::Borrowed(text),
             (_, Spelling::Continuing(prefix)) => match text.strip_prefix(prefix.as_str()) {
-                Some(rest) => Cow::Borrowed(rest.as_bytes()),
-                None => Cow::Owned(format!(" {text}").into_bytes()),
+                Some(rest) => Cow::Borrowed(rest),
+                None => Cow::Owned(format!(" {text}")),
             },
-            (_, Spelling::Separate) => Cow::Owned(format!(" {text}").into_bytes()),
+            (_, Spelling::Separate) => Cow::Owned(format!(" {text}")),
             (_, Spelling::WordEnd(suffix)) => match text.strip_suffix(suffix.as_str()) {
-                Some(word) => Cow::Owned(format!("{word} ").into_bytes()),
-                None => Cow::Borrowed(text.as_bytes()),
+                Some(word) => Cow::Owned(format!("{word} ")),
+                None => Cow::Borrowed(text),
             },
+        };
+        Some(match (spelled, self.cleanup) {
+            (spelled, true) => Cow::Owned(cleanup(&spelled).into_bytes()),
+            (Cow::Borrowed(text), false) => Cow::Borrowed(text.as_bytes()),
+            (Cow::Owned(text), false) => Cow::Owned(text.into_bytes()),
         })
     }
 

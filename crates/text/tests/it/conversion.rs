@@ -1,8 +1,8 @@
 //! Folders to GGUF metadata and back.
 
 use allod_formats::{Gguf, WeightSource};
-use allod_text::tokenizer::to_gguf;
-use allod_text::{Role, Special, Tokenizer};
+use allod_text::tokenizer::{to_folder, to_gguf};
+use allod_text::{Role, Special, Templates, Tokenizer};
 use serde_json::json;
 
 #[test]
@@ -74,4 +74,42 @@ fn what_gguf_cannot_say_is_refused() {
     let message = to_gguf(&folder).unwrap_err().to_string();
     assert!(message.contains("as this one does"), "{message}");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn every_vocabulary_comes_back_from_a_folder() {
+    let Some(data) = allod_testkit::data() else { return };
+    let folder = std::env::temp_dir().join(format!("allod-text-folder-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let book = std::fs::read_to_string(data.join("tokenizer/war-and-peace.txt")).unwrap();
+    let mut texts = vec![book[..book.floor_char_boundary(5_000)].to_owned()];
+    let mut checked = 0;
+    for entry in std::fs::read_dir(data.join("tokenizer")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "gguf") {
+            continue;
+        }
+        let file = Gguf::open(&path).unwrap();
+        let original = Tokenizer::from_gguf(file.metadata()).unwrap();
+        assert_eq!(to_folder(file.metadata(), &folder).unwrap().len(), 3, "{}", path.display());
+        let back = Tokenizer::from_folder(&folder).unwrap();
+        texts.truncate(1);
+        texts.push(std::fs::read_to_string(format!("{}.inp", path.display())).unwrap());
+        for text in &texts {
+            for (parse, add) in [(true, true), (true, false), (false, false)] {
+                let special = Special { parse, add };
+                let ids = original.encode(text, special).unwrap();
+                assert_eq!(back.encode(text, special).unwrap(), ids, "{} {special:?}", path.display());
+                assert_eq!(back.decode(&ids, true), original.decode(&ids, true), "{}", path.display());
+            }
+        }
+        for role in [Role::Bos, Role::Eos, Role::Unk, Role::Pad, Role::Cls, Role::Sep, Role::Mask] {
+            assert_eq!(back.special(role), original.special(role), "{} {role:?}", path.display());
+        }
+        assert_eq!(back.stop_tokens(), original.stop_tokens(), "{}", path.display());
+        assert_eq!(Templates::from_folder(&folder).unwrap(), Templates::from_gguf(file.metadata()));
+        checked += 1;
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(checked, 10);
 }

@@ -7,6 +7,7 @@ mod guard;
 mod malformed;
 mod oracle;
 mod output;
+mod small_vocabularies;
 mod streaming;
 mod templates;
 mod vocabularies;

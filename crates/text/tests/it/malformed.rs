@@ -122,7 +122,7 @@ fn gguf_metadata() {
 
 #[test]
 fn a_lying_charsmap_is_harmless() {
-    // Every unit points somewhere else; whatever it says, the text comes out and nothing is read out of bounds.
+    // Every unit points somewhere else: it is refused, or whatever it says stays within bounds.
     for unit in [0u32, 0x100, 0xFFFF_FFFF, 0x8000_0041, 0x7FFF_FD00, 0x161] {
         let mut bytes = 1024u32.to_le_bytes().to_vec();
         bytes.extend(std::iter::repeat_n(unit.to_le_bytes(), 256).flatten());
@@ -130,8 +130,12 @@ fn a_lying_charsmap_is_harmless() {
         let mut meta = sound();
         meta.set("tokenizer.ggml.model", "t5");
         meta.set("tokenizer.ggml.precompiled_charsmap", Value::Array(Array::U8(bytes)));
-        let tokenizer = Tokenizer::from_gguf(&meta).unwrap();
-        tokenizer.encode("ab é 一 🦙", allod_text::Special::PARSE).unwrap();
+        match Tokenizer::from_gguf(&meta) {
+            Ok(tokenizer) => {
+                tokenizer.encode("ab é 一 🦙", allod_text::Special::PARSE).unwrap();
+            }
+            Err(e) => assert!(e.to_string().contains("precompiled_charsmap"), "{e}"),
+        }
     }
 }
 
@@ -164,15 +168,46 @@ fn tokenizer_json() {
             message("/pre_tokenizer", json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"})),
         ),
         (
-            "pre_tokenizer.behavior: `Sideways`",
+            "pre_tokenizer: expected a Split, found unknown variant `Sideways`",
             message("/pre_tokenizer", json!({"type": "Split", "pattern": {"String": " "}, "behavior": "Sideways"})),
         ),
         (
-            "pre_tokenizer.pattern: expected a String or a Regex",
+            "pre_tokenizer: expected a Split, found unknown variant `Glob`",
             message("/pre_tokenizer", json!({"type": "Split", "pattern": {"Glob": "*"}})),
         ),
         ("added_tokens[0].id: expected a token id", message("/added_tokens/0/id", json!("two"))),
         ("added_tokens[0].content: expected a string, found nothing", message("/added_tokens/0", json!({"id": 2}))),
+        ("merge 0: expected texts of tokens, found `ba`", message("/model/merges/0", json!("b a"))),
+        (
+            "pre_tokenizer.length: expected a length above 0",
+            message("/pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+        ),
+        (
+            "model.max_input_chars_per_word: expected at most 1000",
+            message(
+                "/model",
+                json!({"type": "WordPiece", "vocab": {"a": 0, "u": 1}, "unk_token": "u", "max_input_chars_per_word": 1_000_000}),
+            ),
+        ),
+        (
+            "model.unk_token: expected a token, found [UNK]",
+            message("/model", json!({"type": "WordPiece", "vocab": {"a": 0, "b": 1}})),
+        ),
+        (
+            "normalizer.precompiled_charsmap: expected base64",
+            message("", {
+                let mut file = sound.clone();
+                file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "?"});
+                file
+            }),
+        ),
+        (
+            "added token 5: expected no `lstrip` for white space beside the `rstrip` of token 2",
+            message(
+                "/added_tokens",
+                json!([{"id": 2, "content": "<s>", "rstrip": true}, {"id": 5, "content": " ", "lstrip": true}]),
+            ),
+        ),
     ];
     for (expected, found) in cases {
         assert!(found.contains(expected), "expected {expected:?} in {found:?}");
@@ -192,8 +227,54 @@ fn a_pattern_that_explodes_is_given_up() {
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
     });
     let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&file).unwrap()).unwrap();
+    // Exponential without a limit; beyond it the library cuts no further.
     let text = "a".repeat(5000);
-    assert!(tokenizer.encode(&text, allod_text::Special::NONE).is_err());
+    assert_eq!(tokenizer.encode(&text, allod_text::Special::NONE).unwrap(), [0; 5000]);
+}
+
+#[test]
+fn odd_files_that_work() {
+    let encode = |change: serde_json::Value, text: &str| {
+        let mut file = json!({
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+            "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 3, "": 4}, "merges": ["a b"]},
+        });
+        file.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        Tokenizer::from_json(file.to_string().as_bytes()).unwrap().encode(text, allod_text::Special::PARSE).unwrap()
+    };
+    // What a file says on truncation and padding is for batches of a fixed size.
+    let sections = json!({
+        "truncation": {"max_length": 1, "stride": 0, "strategy": "LongestFirst", "direction": "Right"},
+        "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"},
+    });
+    assert_eq!(encode(sections, "abab"), [3, 3]);
+    // Ids are the file's, wherever they lie; of one text the first id counts.
+    let added = json!({"added_tokens": [
+        {"id": 90, "content": "<x>", "special": true}, {"id": 91, "content": "<x>", "special": true},
+        {"id": 50, "content": "<y>"}, {"id": 51, "content": ""},
+    ]});
+    let mut padded = added.clone();
+    padded["comment"] = "x".repeat(100).into();
+    assert_eq!(encode(padded, "a<x>b<y>"), [0, 90, 1, 50]);
+    // White space as a token, taken by the one before it.
+    let blank = json!({"added_tokens": [
+        {"id": 5, "content": "<r>", "rstrip": true}, {"id": 6, "content": " "}, {"id": 7, "content": "<l>", "lstrip": true},
+    ], "comment": "x".repeat(100)});
+    assert_eq!(encode(blank, "a<r>  <l>b"), [0, 5, 6, 6, 7, 1]);
+}
+
+#[test]
+fn long_runs_take_time_in_proportion() {
+    let Some(data) = allod_testkit::data() else { return };
+    for name in ["llama-spm", "gpt-2", "bert-bge"] {
+        let tokenizer = crate::gguf(&data.join(format!("tokenizer/ggml-vocab-{name}.gguf")));
+        for run in ["a", " ", "\n", "é", "a ", "🦙"] {
+            let text = run.repeat(100_000 / run.len());
+            let ids = tokenizer.encode(&text, allod_text::Special::NONE).unwrap();
+            assert!(name == "bert-bge" || tokenizer.decode(&ids, false) == text, "{name} {run:?}");
+        }
+    }
 }
 
 #[test]

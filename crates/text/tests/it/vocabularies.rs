@@ -45,9 +45,11 @@ fn known_answers() {
 fn a_book_survives() {
     let Some(data) = allod_testkit::data() else { return };
     let book = std::fs::read_to_string(data.join("tokenizer/war-and-peace.txt")).unwrap();
+    // The example `encode_speed` does this with all of it.
+    let book = &book[..book.floor_char_boundary(200_000)];
     for path in files(&data) {
         let tokenizer = gguf(&path);
-        let ids = tokenizer.encode(&book, Special::NONE).unwrap();
+        let ids = tokenizer.encode(book, Special::NONE).unwrap();
         let text = tokenizer.decode(&ids, false);
         let bert = path.to_string_lossy().contains("bert");
         assert!(bert || text == book, "{}: decoding gives the text back", path.display());
@@ -96,7 +98,7 @@ fn roles_and_stops() {
     let bert = gguf(&data.join("tokenizer/ggml-vocab-bert-bge.gguf"));
     let ids = bert.encode("Hello, world!", Special::ADD).unwrap();
     assert_eq!((ids.first(), ids.last()), (Some(&101), Some(&102)));
-    assert_eq!(bert.decode(&ids, true), "hello , world !");
+    assert_eq!(bert.decode(&ids, true), "hello, world!");
 }
 
 #[test]
