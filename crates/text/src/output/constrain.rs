@@ -19,6 +19,15 @@ pub enum Choice<'a> {
     Named(&'a str),
 }
 
+/// What an answer may be where it is no call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Otherwise {
+    /// Any text.
+    Text,
+    /// JSON that keeps to a schema.
+    Json(Value),
+}
+
 impl Format {
     /// A grammar for the answer after its reasoning: calls of `tools` (OpenAI's shape) and nothing else, written the way
     /// the model writes them, with arguments that keep to the tools' schemas.
@@ -26,7 +35,58 @@ impl Format {
     /// # Errors
     /// [`Error::Grammar`] when the format has no calls, or no tool fits `choice`.
     pub fn forced(&self, tools: &Value, choice: Choice<'_>, tokenizer: &Tokenizer) -> Result<Spec, Error> {
-        let refuse = |message: String| Error::Grammar { at: "tool_choice".into(), message };
+        let mut lark = Lark { tokenizer, rules: String::new() };
+        let (open, calls) = self.all_calls(tools, choice, &mut lark)?;
+        Ok(Spec::Lark(format!("start: {} {calls}\n{}", lark.marker(&open), lark.rules)))
+    }
+
+    /// A grammar for the answer after its reasoning that may, but need not call `tools`: an answer in another form, or
+    /// calls as [`Format::forced`] has them, behind text where that is the other form.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] when calls cannot be told from the other form, or as [`Format::forced`].
+    pub fn offered(
+        &self,
+        tools: &Value,
+        parallel: bool,
+        otherwise: &Otherwise,
+        tokenizer: &Tokenizer,
+    ) -> Result<Spec, Error> {
+        let mut lark = Lark { tokenizer, rules: String::new() };
+        let (open, calls) = self.all_calls(tools, Choice::Required { parallel }, &mut lark)?;
+        let start = match otherwise {
+            Otherwise::Json(schema) => format!("{} {calls} | %json {}", lark.marker(&open), bounded(schema)),
+            Otherwise::Text if self.channels.is_some() => {
+                return Err(refuse("calls cannot be held to their schemas unless they are required"));
+            }
+            Otherwise::Text if open.text.contains([ID, DIGITS, WORD]) => {
+                return Err(refuse("calls of this model begin in too many ways to be told from text"));
+            }
+            // Whatever begins like a call is one.
+            Otherwise::Text if open.is_empty() => {
+                lark.rules.push_str("FREE: /([^{\\[][\\s\\S]*)?/\n");
+                format!("{calls} | FREE")
+            }
+            Otherwise::Text => {
+                let opening = lark.text(&format!("{}{}", open.text, open.after));
+                if opening.starts_with("<[") {
+                    lark.rules.push_str("FREE: /[\\s\\S]*/\n");
+                    format!("FREE {opening} {calls} | FREE")
+                } else {
+                    // The first opening ends the text before it.
+                    let after = lark.text(&open.after);
+                    let text = pattern(&open.text);
+                    let _ = writeln!(lark.rules, "lead[suffix={}]: /[\\s\\S]*/", literal(&open.text));
+                    let _ = writeln!(lark.rules, "FREE: /[\\s\\S]*/ & ~/[\\s\\S]*{text}[\\s\\S]*/");
+                    format!("lead {after} {calls} | FREE")
+                }
+            }
+        };
+        Ok(Spec::Lark(format!("start: {start}\n{}", lark.rules)))
+    }
+
+    /// What opens the calls of an answer, and the rest of them.
+    fn all_calls(&self, tools: &Value, choice: Choice<'_>, lark: &mut Lark<'_>) -> Result<(Marker, String), Error> {
         let functions = tools.as_array().into_iter().flatten().map(|tool| tool.get("function").unwrap_or(tool));
         let wanted = |function: &&Value| match choice {
             Choice::Named(name) => function["name"] == name,
@@ -34,33 +94,47 @@ impl Format {
         };
         let functions: Vec<&Value> = functions.filter(wanted).collect();
         if functions.is_empty() {
-            return Err(refuse("none of the tools may be called".into()));
+            return Err(refuse("none of the tools may be called"));
         }
         let many = matches!(choice, Choice::Required { parallel: true });
-        let mut lark = Lark { tokenizer, rules: String::new() };
-        let calls: Vec<String> = match (self.channels, &self.calls) {
-            (Some(kind @ (Channels::Harmony | Channels::Arrows)), _) => {
-                let calls: Vec<String> = functions.iter().enumerate().map(|(n, f)| lark.message(kind, n, f)).collect();
-                return Ok(Spec::Lark(format!("start: {}\n{}", calls.join(" | "), lark.rules)));
-            }
-            (None, Some(calls)) => functions
-                .iter()
-                .enumerate()
-                .map(|(n, f)| lark.call(calls, n, f))
-                .collect::<Option<_>>()
-                .ok_or_else(|| refuse("the model's way of writing calls cannot be enforced".into()))?,
-            _ => return Err(refuse("the model's chat template shows no tool calls".into())),
+        if let Some(kind @ (Channels::Harmony | Channels::Arrows)) = self.channels {
+            let calls: Vec<String> = functions.iter().map(|function| lark.message(kind, function)).collect();
+            return Ok((Marker::default(), format!("({})", calls.join(" | "))));
+        }
+        let Some(format) = self.calls.as_ref().filter(|_| self.channels.is_none()) else {
+            return Err(refuse("the model's chat template shows no tool calls"));
         };
-        let Some(format) = &self.calls else { return Err(refuse("no calls".into())) };
-        let _ = writeln!(lark.rules, "call: {}", calls.join(" | "));
+        let calls: Option<Vec<String>> = functions.iter().enumerate().map(|(n, f)| lark.call(format, n, f)).collect();
+        let calls = calls.ok_or_else(|| refuse("the model's way of writing calls cannot be enforced"))?;
         let list = matches!(format.body, Body::Object { list: true, .. } | Body::Keyed { list: true } | Body::Python);
-        let (open, close) = (lark.marker(&format.section.0), lark.marker(&format.section.1));
+        // Calls that nothing encloses together each begin with their own opening.
+        let alone = format.section.0.is_empty() && !list;
+        let (open, close) = match alone {
+            true => (format.each.0.clone(), String::new()),
+            false => (format.section.0.clone(), lark.marker(&format.section.1)),
+        };
+        let each_open = lark.marker(&format.each.0);
+        let first = if alone { String::new() } else { each_open.clone() };
         let between = if list { literal(", ") } else { literal(&format.each.0.before) };
-        let more = if many { format!("({between} call)*") } else { String::new() };
+        let _ = writeln!(lark.rules, "call: {}", calls.join(" | "));
+        let more = if many { format!("({between} {each_open} call)*") } else { String::new() };
         let (left, right) = if list { (literal("["), literal("]")) } else { (String::new(), String::new()) };
-        let start = format!("start: {open} {left} call {more} {right} {close}\n");
-        Ok(Spec::Lark(start + &lark.rules))
+        Ok((open, format!("{left} {first} call {more} {right} {close}")))
     }
+}
+
+fn refuse(message: &str) -> Error {
+    Error::Grammar { at: "tool_choice".into(), message: message.into() }
+}
+
+/// A text as a regular expression between slashes.
+fn pattern(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => "\\n".into(),
+        c if r"\.+*?()|[]{}^$/".contains(c) => format!("\\{c}"),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 struct Lark<'a> {
@@ -69,7 +143,7 @@ struct Lark<'a> {
 }
 
 impl Lark<'_> {
-    /// One call between its markers.
+    /// One call behind its opening.
     fn call(&mut self, calls: &Calls, n: usize, function: &Value) -> Option<String> {
         let name = function["name"].as_str()?;
         let schema = schema(function);
@@ -91,7 +165,7 @@ impl Lark<'_> {
             }
             Body::Python | Body::Gemma => return None,
         };
-        Some(format!("({} {body} {})", self.marker(&calls.each.0), self.marker(&calls.each.1)))
+        Some(format!("({body} {})", self.marker(&calls.each.1)))
     }
 
     /// Arguments with markers of their own, in the order of the schema.
@@ -142,8 +216,7 @@ impl Lark<'_> {
     }
 
     /// A call that is a message of its own.
-    fn message(&mut self, kind: Channels, n: usize, function: &Value) -> String {
-        let _ = n;
+    fn message(&mut self, kind: Channels, function: &Value) -> String {
         let name = function["name"].as_str().unwrap_or_default();
         let header = match kind {
             Channels::Harmony => format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"),

@@ -1,6 +1,7 @@
 //! How a model writes reasoning, content and tool calls.
 
 use super::marker::Marker;
+use crate::{Special, Tokenizer};
 
 /// The way a chat template writes an answer; see [`Format::learn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub struct Format {
     pub(super) noise: String,
     pub(super) calls: Option<Calls>,
     pub(super) channels: Option<Channels>,
+}
+
+/// How reasoning begins and ends in tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thinking {
+    /// The token that begins it; `None` where the prompt has begun it.
+    pub start: Option<u32>,
+    /// The tokens that end it, at least one.
+    pub end: Vec<u32>,
 }
 
 /// What encloses reasoning. Without an opening, the answer begins with it.
@@ -94,6 +104,42 @@ impl Format {
     /// True when the format knows how calls are written.
     pub fn has_calls(&self) -> bool {
         self.calls.is_some() || matches!(self.channels, Some(Channels::Harmony | Channels::Arrows))
+    }
+
+    /// True when `template` shows a marker of the format: its models write more than text.
+    pub fn is_shown_by(&self, template: &str) -> bool {
+        self.channels.is_some()
+            || self.markers().iter().any(|marker| *marker != PYTHON_TAG && template.contains(marker))
+    }
+
+    /// True when `template` shows reasoning.
+    pub fn reasons_in(&self, template: &str) -> bool {
+        let marked = !self.reasoning.close.is_empty() && template.contains(&*self.reasoning.close.text);
+        marked || matches!(self.channels, Some(Channels::Harmony | Channels::Recipients))
+    }
+
+    /// True when `prompt` has ended the reasoning before the answer begins.
+    pub fn is_closed_in(&self, prompt: &str) -> bool {
+        !self.reasoning.close.is_empty() && prompt.trim_end().ends_with(&*self.reasoning.close.text)
+    }
+
+    /// How reasoning begins and ends in the tokens of an answer that continues `prompt`. `None` where there is none, or
+    /// where it cannot be told by tokens.
+    pub fn thinking(&self, prompt: &str, tokenizer: &Tokenizer) -> Option<Thinking> {
+        let (open, close) = (&self.reasoning.open.text, &self.reasoning.close.text);
+        let prompt = prompt.trim_end();
+        if self.channels.is_some() || close.is_empty() || prompt.ends_with(&**close) {
+            return None;
+        }
+        let ids = |text: &str| tokenizer.encode(text, Special::PARSE).ok();
+        let end = ids(close).filter(|ids| !ids.is_empty())?;
+        if open.is_empty() || prompt.ends_with(&**open) {
+            return Some(Thinking { start: None, end });
+        }
+        match ids(open)?.as_slice() {
+            [start] => Some(Thinking { start: Some(*start), end }),
+            _ => None,
+        }
     }
 
     /// The markers: a special token that is part of one must reach the parser as text.

@@ -14,8 +14,8 @@ mod marker;
 mod reader;
 mod scan;
 
-pub use constrain::Choice;
-pub use format::Format;
+pub use constrain::{Choice, Otherwise};
+pub use format::{Format, Thinking};
 pub use reader::Reader;
 
 use body::{BodyReader, Step};

@@ -29,6 +29,13 @@ impl Reader {
         Reader { tokenizer: tokenizer.clone(), detokenizer, parser: Parser::off(), shown: BTreeSet::new() }
     }
 
+    /// All special tokens are text, as `skip_special_tokens: false` wants it.
+    pub fn showing_special(mut self) -> Reader {
+        let ids = 0..u32::try_from(self.tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        self.shown = ids.filter(|&id| self.tokenizer.is_special(id)).collect();
+        self
+    }
+
     /// The text that reaches the parser for `id`; [`Reader::push`] where nothing stands between.
     pub fn text(&mut self, id: u32) -> String {
         if self.tokenizer.is_special(id) && !self.shown.contains(&id) {

@@ -139,6 +139,12 @@ impl Template {
         self.marks_generation
     }
 
+    /// True when the template reads a variable of this name.
+    pub fn reads(&self, variable: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+    }
+
     /// Renders `conversation`.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::grammar::walk::{Walk, walk};
 use crate::grammar::{VOCABULARIES, text};
-use allod_text::output::{Answer, Choice, Format, Parser};
+use allod_text::output::{Answer, Choice, Format, Otherwise, Parser};
 use allod_text::{Conversation, Grammar, Special, Template};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -192,10 +192,8 @@ fn templates_come_back() {
     assert!(failures.is_empty(), "{} failures, {with_calls} with calls\n{}", failures.len(), failures.join("\n\n"));
 }
 
-/// Under the grammar for forced calls every answer is calls, and every call keeps to its tool's schema.
-#[test]
-fn forced_calls() {
-    let Some((tokenizer, vocabulary)) = VOCABULARIES.first() else { return };
+/// Tools with schemas that leave little, and the schemas.
+fn held_tools() -> (Value, Value, Value) {
     let weather = json!({"type": "object", "properties": {"unit": {"type": "string", "enum": ["celsius", "kelvin"]},
         "days": {"type": "integer", "minimum": 1, "maximum": 9}, "exact": {"type": "boolean"}},
         "required": ["unit", "exact"], "additionalProperties": false});
@@ -204,6 +202,67 @@ fn forced_calls() {
         {"type": "function", "function": {"name": "get_weather", "description": "Weather.", "parameters": weather}},
         {"type": "function", "function": {"name": "get_time", "description": "Time.", "parameters": time}},
     ]);
+    (tools, weather, time)
+}
+
+/// Where calls are offered, text and calls may come, and what begins like a call has to be a valid one.
+#[test]
+fn offered_calls() {
+    let Some((tokenizer, vocabulary)) = VOCABULARIES.first() else { return };
+    let (tools, weather, _) = held_tools();
+    let (mut enforced, mut failures) = (0, Vec::new());
+    for (name, source) in templates() {
+        let format = Format::learn(&Template::new(&source).unwrap(), &variables());
+        let Ok(spec) = format.offered(&tools, true, &Otherwise::Text, tokenizer) else { continue };
+        enforced += 1;
+        let grammar = match Grammar::compile(&spec, vocabulary) {
+            Ok(grammar) => grammar,
+            Err(error) => {
+                failures.push(format!("{name}: {spec:?}\n  {error}"));
+                continue;
+            }
+        };
+        let forced = format.forced(&tools, Choice::Named("get_weather"), tokenizer).unwrap();
+        let forced = Grammar::compile(&forced, vocabulary).unwrap();
+        let call = text(tokenizer, &walk(&forced, tokenizer, Walk { seed: 7, patience: 100 }));
+        let takes = |text: &str| {
+            let ids = tokenizer.encode(text, Special::PARSE).unwrap();
+            let mut matcher = grammar.matcher();
+            let whole = matcher.allowed(&ids).unwrap() == ids.len();
+            whole && ids.iter().all(|&id| matcher.accept(id).is_ok()) && matcher.is_accepting()
+        };
+        let bare = call.trim_start().starts_with(['{', '[']);
+        let led = if bare { call.trim().to_owned() } else { format!("Let me see: a < b.\n{}", call.trim_start()) };
+        let broken = led.replacen("exact", "exakt", 1);
+        let found = [takes("It is warm, as a < b shows."), takes(&led), !takes(&broken)];
+        if found != [true; 3] {
+            failures.push(format!("{name}: {found:?} {led:?}\n  {spec:?}"));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {enforced}\n{}", failures.len(), failures.join("\n\n"));
+    if !templates().is_empty() {
+        assert!(enforced >= 45, "{enforced}");
+    }
+    // Calls or an answer in JSON.
+    let Some(source) = templates().remove("Qwen-Qwen3-0.6B") else { return };
+    let format = Format::learn(&Template::new(&source).unwrap(), &variables());
+    let spec = format.offered(&tools, false, &Otherwise::Json(weather), tokenizer).unwrap();
+    let grammar = Grammar::compile(&spec, vocabulary).unwrap();
+    for (text, whole) in [
+        ("{\"unit\": \"kelvin\", \"exact\": true}", true),
+        ("<tool_call>\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call>", true),
+        ("It is warm.", false),
+    ] {
+        let ids = tokenizer.encode(text, Special::PARSE).unwrap();
+        assert_eq!(grammar.matcher().allowed(&ids).unwrap() == ids.len(), whole, "{text} {spec:?}");
+    }
+}
+
+/// Under the grammar for forced calls every answer is calls, and every call keeps to its tool's schema.
+#[test]
+fn forced_calls() {
+    let Some((tokenizer, vocabulary)) = VOCABULARIES.first() else { return };
+    let (tools, weather, time) = held_tools();
     let validators = [&weather, &time].map(|schema| jsonschema::validator_for(schema).unwrap());
     let (mut enforced, mut failures) = (0, Vec::new());
     for (name, source) in templates() {
