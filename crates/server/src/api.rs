@@ -2,7 +2,7 @@
 //! code says.
 
 use crate::dialect::jobs::{batches, files};
-use crate::dialect::{anthropic, judge, ollama, openai, responses, tokens, vectors};
+use crate::dialect::{adapters, anthropic, decisions, infill, judge, ollama, openai, responses, tokens, vectors};
 use crate::stream;
 use utoipa::OpenApi;
 
@@ -14,6 +14,8 @@ use utoipa::OpenApi;
         openai::completions::create,
         openai::models::list,
         openai::models::get,
+        adapters::load,
+        adapters::unload,
         responses::create,
         responses::get,
         responses::delete,
@@ -47,10 +49,12 @@ use utoipa::OpenApi;
         ollama::create::registry,
         ollama::blobs::head,
         ollama::blobs::post,
+        infill::infill,
         judge::rerank,
         judge::compare,
         judge::classify,
-        judge::decisions,
+        decisions::systemone,
+        decisions::decisions,
         tokens::tokenize,
         tokens::detokenize,
         tokens::render,

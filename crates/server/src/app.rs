@@ -77,6 +77,8 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Streams>,
     /// Every answer gets a receipt.
     pub(crate) receipts: bool,
+    /// The field of OpenAI's chats that reasoning is told in.
+    pub(crate) reasoning_field: &'static str,
     /// No new work is taken.
     pub(crate) draining: AtomicBool,
     /// Requests that are being answered.

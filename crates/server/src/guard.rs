@@ -106,6 +106,7 @@ pub(crate) fn needed(route: &str) -> Option<Scope> {
         "/api/create" | "/api/copy" | "/api/delete" | "/api/pull" | "/api/push" | "/api/blobs/{digest}" => {
             Some(Scope::Manage)
         }
+        "/v1/load_lora_adapter" | "/v1/unload_lora_adapter" => Some(Scope::Manage),
         route if route.starts_with("/models/") => Some(Scope::Manage),
         route if route.starts_with("/admin/") => Some(Scope::Admin),
         _ => Some(Scope::Infer),

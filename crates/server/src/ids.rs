@@ -9,6 +9,11 @@ pub(crate) fn new(prefix: &str) -> String {
     prefix.chars().chain(text).collect()
 }
 
+/// A name for a tool call: nine letters and digits, which every model's template takes.
+pub(crate) fn call() -> String {
+    new("").chars().take(9).collect()
+}
+
 /// A seed that JSON numbers carry exactly.
 pub(crate) fn seed() -> u64 {
     let mut bytes = [0; 8];

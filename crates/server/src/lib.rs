@@ -25,6 +25,7 @@ mod app;
 mod auth;
 mod batch;
 mod body;
+mod chat;
 mod dialect;
 mod error;
 mod generate;
@@ -89,10 +90,34 @@ pub struct Settings {
     pub reloading: Reloading,
     /// Keys that open everything, besides those that are written down.
     pub keys: Vec<String>,
+    /// The field of OpenAI's chats that reasoning is told in.
+    pub reasoning_field: ReasoningField,
     /// Where it keeps what outlives it: models made through the API, files, batches, responses.
     pub data: Option<PathBuf>,
+    /// Bytes of computed prefixes of each model that are kept there when memory has no room for them, or the model
+    /// goes.
+    pub prefix_bytes: Option<u64>,
     /// How long what is being answered may go on when the server ends.
     pub grace: Option<Duration>,
+}
+
+/// A field of OpenAI's chats for reasoning; OpenAI itself has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReasoningField {
+    /// `reasoning_content`, as DeepSeek, SGLang and llama.cpp call it.
+    #[default]
+    ReasoningContent,
+    /// `reasoning`, as vLLM and OpenRouter call it.
+    Reasoning,
+}
+
+impl ReasoningField {
+    fn name(self) -> &'static str {
+        match self {
+            ReasoningField::ReasoningContent => "reasoning_content",
+            ReasoningField::Reasoning => "reasoning",
+        }
+    }
 }
 
 /// A server that is ready to listen.
@@ -110,7 +135,12 @@ impl Server {
             n => n,
         };
         let models = models::Models::new(settings.catalog, threads, settings.memory, settings.keep_alive);
-        let store = Arc::new(store::Store::new(settings.data.unwrap_or_else(|| "allod-data".into())));
+        let data = settings.data.unwrap_or_else(|| "allod-data".into());
+        let models = match settings.prefix_bytes {
+            Some(bytes) => models.keeping_pages(data.join("prefixes"), bytes),
+            None => models,
+        };
+        let store = Arc::new(store::Store::new(data));
         dialect::ollama::create::restore(&models, &store);
         dialect::responses::restore(&store);
         let streams = Arc::new(stream::Streams::new(settings.limits.replay, settings.limits.replay_time));
@@ -126,6 +156,7 @@ impl Server {
             reloading: settings.reloading,
             streams,
             receipts: settings.receipts,
+            reasoning_field: settings.reasoning_field.name(),
             store,
             draining: AtomicBool::new(false),
             active: AtomicUsize::new(0),

@@ -1,10 +1,13 @@
 //! From texts and conversations to token ids.
 
 use crate::error::ApiError;
-use crate::models::Lease;
+use crate::models::{Learned, Lease};
+use allod_text::output::Format;
 use allod_text::template::Error;
-use allod_text::{Conversation, Guard, Role, Special, Template};
+use allod_text::{Conversation, Guard, Role, Special, Template, Tokenizer};
 use serde_json::{Map, Value};
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// A conversation in the shapes of OpenAI's chat API, which templates read.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +19,7 @@ pub(crate) struct Talk {
     pub(crate) add_generation_prompt: bool,
     /// The last message is unfinished: the answer goes on in it.
     pub(crate) continue_final: bool,
-    /// Further variables of the template.
+    /// Further variables of the template, all of which it reads.
     pub(crate) variables: Map<String, Value>,
     /// A template in place of the model's.
     pub(crate) template: Option<String>,
@@ -42,6 +45,10 @@ pub(crate) fn plain(lease: &Lease, text: &str, add_special: bool) -> Result<Vec<
     encode(lease, text, Special { parse: true, add: add_special })
 }
 
+/// The ids of a text, without an end.
+///
+/// # Errors
+/// The tokenizer cannot encode it.
 pub(crate) fn encode(lease: &Lease, text: &str, special: Special) -> Result<Vec<u32>, ApiError> {
     let mut ids = lease.tokenizer.encode(text, special).map_err(|e| ApiError::field("prompt", e))?;
     // What the vocabulary wants behind a text would end it.
@@ -52,20 +59,34 @@ pub(crate) fn encode(lease: &Lease, text: &str, special: Special) -> Result<Vec<
 }
 
 /// What a model writes between two texts (fill in the middle): prefix, suffix, middle, with the vocabulary's marks.
+/// Before them other files, each with its name.
 ///
 /// # Errors
 /// The vocabulary has no such marks.
-pub(crate) fn fill_in(lease: &Lease, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiError> {
-    let mark = |role| {
+pub(crate) fn fill_in(lease: &Lease, extra: &[(&str, &str)], prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiError> {
+    let mark = |role, what: &str| {
         lease.tokenizer.special(role).ok_or_else(|| {
-            let message = "the model's vocabulary has no marks for filling in the middle";
+            let message = format!("the model cannot fill in: its vocabulary has no mark for {what}");
             ApiError::field("suffix", message)
         })
     };
-    let marks = [mark(Role::FimPre)?, mark(Role::FimSuf)?, mark(Role::FimMid)?];
+    let marks = [
+        mark(Role::FimPre, "the text before a gap")?,
+        mark(Role::FimSuf, "the text behind a gap")?,
+        mark(Role::FimMid, "a gap")?,
+    ];
     let mut ids = Vec::new();
     if lease.tokenizer.add_bos() {
         ids.extend(lease.tokenizer.special(Role::Bos));
+    }
+    if !extra.is_empty() {
+        let separator = mark(Role::FimSep, "other files")?;
+        for (name, text) in extra {
+            ids.push(separator);
+            ids.extend(encode(lease, &format!("{name}\n{text}"), Special::NONE)?);
+        }
+        ids.push(separator);
+        ids.extend(encode(lease, "\n", Special::NONE)?);
     }
     ids.push(marks[0]);
     ids.extend(encode(lease, prefix, Special::NONE)?);
@@ -75,24 +96,78 @@ pub(crate) fn fill_in(lease: &Lease, prefix: &str, suffix: &str) -> Result<Vec<u
     Ok(ids)
 }
 
-/// Fills the model's template with a conversation.
+/// The template of a conversation.
+pub(crate) enum Chosen<'l> {
+    /// The request's or the entry's own, and the tokens it may name.
+    Own(Box<Template>, Map<String, Value>),
+    /// The model's.
+    Model(&'l Learned),
+}
+
+impl Deref for Chosen<'_> {
+    type Target = Template;
+
+    fn deref(&self) -> &Template {
+        match self {
+            Chosen::Own(template, _) => template,
+            Chosen::Model(learned) => &learned.template,
+        }
+    }
+}
+
+impl Chosen<'_> {
+    /// How it has models write.
+    pub(crate) fn format(&self) -> Arc<Format> {
+        match self {
+            Chosen::Own(template, tokens) => Arc::new(Format::learn(template, tokens)),
+            Chosen::Model(learned) => learned.format(),
+        }
+    }
+}
+
+/// Special tokens that templates write.
+pub(crate) fn tokens(tokenizer: &Tokenizer) -> Map<String, Value> {
+    let token = |role| Some(Value::from(tokenizer.token_text(tokenizer.special(role)?)?));
+    let names =
+        [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
+    names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect()
+}
+
+/// The template of a conversation: the request's, the entry's, or the model's.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn template<'l>(lease: &'l Lease, talk: &Talk) -> Result<Option<Chosen<'l>>, ApiError> {
+    match talk.template.as_deref().or(lease.spec.template.as_deref()) {
+        Some(source) => {
+            let template = Template::new(source).map_err(refused)?;
+            Ok(Some(Chosen::Own(Box::new(template), tokens(&lease.tokenizer))))
+        }
+        None => Ok(lease.templates.choose(talk.tools.is_some()).map(Chosen::Model)),
+    }
+}
+
+/// The prompt of a conversation that calls no tools.
 ///
 /// # Errors
 /// What the template refuses, or cannot do.
 pub(crate) fn chat(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
-    let own =
-        talk.template.as_deref().or(lease.spec.template.as_deref()).map(Template::new).transpose().map_err(refused)?;
-    let template = own.as_ref().or_else(|| lease.templates.choose(talk.tools.is_some()));
-    let Some(template) = template else { return without_template(lease, talk) };
+    match template(lease, talk)? {
+        Some(template) => rendered(lease, talk, &template),
+        None => without_template(lease, talk),
+    }
+}
+
+/// Fills a template with a conversation.
+///
+/// # Errors
+/// What the template refuses, or cannot do.
+pub(crate) fn rendered(lease: &Lease, talk: &Talk, template: &Template) -> Result<Rendered, ApiError> {
     let mut messages = opening(lease, talk);
     if talk.continue_final {
         mark_unfinished(&mut messages)?;
     }
-    let token = |role| Some(Value::from(lease.tokenizer.token_text(lease.tokenizer.special(role)?)?));
-    let names =
-        [("bos_token", Role::Bos), ("eos_token", Role::Eos), ("unk_token", Role::Unk), ("pad_token", Role::Pad)];
-    let mut variables: Map<_, _> =
-        names.into_iter().filter_map(|(name, role)| Some((name.to_string(), token(role)?))).collect();
+    let mut variables = tokens(&lease.tokenizer);
     variables.extend(talk.variables.clone());
     let mut conversation = Conversation {
         messages: messages.into(),
@@ -144,7 +219,10 @@ fn mark_unfinished(messages: &mut [Value]) -> Result<(), ApiError> {
 }
 
 /// A model without a template continues texts: those of the messages, one a line.
-fn without_template(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
+///
+/// # Errors
+/// Tools, which such a model does not know; what the tokenizer cannot encode.
+pub(crate) fn without_template(lease: &Lease, talk: &Talk) -> Result<Rendered, ApiError> {
     if talk.tools.as_ref().is_some_and(|t| !t.is_empty()) {
         return Err(ApiError::field("tools", "this model has no chat template, so it knows no tools"));
     }

@@ -3,7 +3,7 @@
 use crate::admin;
 use crate::app::App;
 use crate::dialect::jobs::{batches, files};
-use crate::dialect::{anthropic, judge, ollama, openai, responses, tokens, vectors};
+use crate::dialect::{adapters, anthropic, decisions, infill, judge, ollama, openai, responses, tokens, vectors};
 use crate::error::{ApiError, Kind};
 use crate::guard;
 use crate::health;
@@ -27,6 +27,8 @@ pub(crate) fn routes(app: &Arc<App>) -> Router {
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*model}", get(openai::models::get))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/v1/messages", post(anthropic::messages::create))
         .route("/v1/messages/count_tokens", post(anthropic::messages::count))
         .route("/", get(async || "Allod is running"))
@@ -63,8 +65,9 @@ pub(crate) fn routes(app: &Arc<App>) -> Router {
         .route("/score", post(judge::compare))
         .route("/v1/classify", post(judge::classify))
         .route("/classify", post(judge::classify))
-        .route("/v1/systemone", post(judge::decisions))
-        .route("/v1/decisions", post(judge::decisions))
+        .route("/v1/systemone", post(decisions::systemone))
+        .route("/v1/decisions", post(decisions::decisions))
+        .route("/infill", post(infill::infill))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/chat/completions/render", post(tokens::render))

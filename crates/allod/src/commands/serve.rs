@@ -1,11 +1,13 @@
 //! `allod serve`: models over HTTP.
 
-use crate::config::{self, Config, Layered, Log, ModelPart, bytes};
+use crate::config::{self, Config, Layered, Log, ModelPart, ReasoningName, bytes};
 use crate::failure::Failure;
 use crate::load::{DEFAULT, STORIES};
 use crate::printer::note;
 use allod_cpu::KvType;
-use allod_server::{Catalog, Changeable, KeyLimits, Origin, Reloading, Scope, Server, Settings, Sizing, Spec};
+use allod_server::{
+    Catalog, Changeable, KeyLimits, Origin, ReasoningField, Reloading, Scope, Server, Settings, Sizing, Spec,
+};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
@@ -21,6 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   allod serve model.gguf                         at http://127.0.0.1:11434
   allod serve small=a.gguf large=b.gguf          two models, by name
+  allod serve a.gguf --adapter tuned=my-lora     a model, and what fine-tuning made of it
   allod serve --new-key laptop                   make a key; from then on the server wants one
   allod serve --models-dir ~/models --port 8080  every model in a folder, loaded when asked for";
 
@@ -44,6 +47,13 @@ pub(crate) struct ServeArgs {
     /// Offer every model in this folder
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     models_dir: Vec<PathBuf>,
+    /// Offer the first model with a LoRA adapter as a model of its own: a PEFT folder or a GGUF adapter. May be given
+    /// several times
+    #[arg(long, value_name = "NAME=PATH", value_hint = clap::ValueHint::AnyPath)]
+    adapter: Vec<String>,
+    /// Field of OpenAI's chats that reasoning is told in
+    #[arg(long, value_enum, value_name = "NAME")]
+    reasoning_field: Option<ReasoningName>,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long)]
     host: Option<IpAddr>,
@@ -83,6 +93,10 @@ pub(crate) struct ServeArgs {
     /// Bytes that models may take together, such as 8G [default: three quarters of the memory]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory: Option<u64>,
+    /// Keep so many bytes of each model's computed prompt prefixes on disk, such as 4G, so that they outlive the model's
+    /// stay in memory
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    prefix_disk: Option<u64>,
     /// How long an unused model stays, in seconds [default: until the memory is wanted]
     #[arg(long, value_name = "SECONDS")]
     keep_alive: Option<u64>,
@@ -134,6 +148,9 @@ impl ServeArgs {
             "keep_alive": self.keep_alive,
             "grace": self.grace,
             "receipts": self.receipts,
+            "adapter": self.adapter,
+            "reasoning_field": self.reasoning_field,
+            "prefix_disk": self.prefix_disk,
             "data": self.data,
             "log": self.log,
             "threads": self.threads,
@@ -202,6 +219,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         keys,
         doors,
         receipts: config.receipts,
+        reasoning_field: match config.reasoning_field {
+            ReasoningName::ReasoningContent => ReasoningField::ReasoningContent,
+            ReasoningName::Reasoning => ReasoningField::Reasoning,
+        },
+        prefix_bytes: config.prefix_disk,
         reloading: Reloading(Some(Arc::new(reload))),
         data: Some(data),
         grace: Some(Duration::from_secs(config.grace)),
@@ -271,6 +293,9 @@ fn catalog(config: &Config) -> Result<Catalog> {
         let spec = Spec::new(Origin::Embedded("allod-stories.gguf", STORIES));
         catalog.insert("allod-stories", Spec { sizing, ..spec });
     }
+    for adapter in &config.adapter {
+        add_adapter(&mut catalog, adapter)?;
+    }
     Ok(catalog)
 }
 
@@ -303,6 +328,19 @@ fn spec(name: &str, model: &ModelPart, sizing: &Sizing) -> Result<Spec> {
         template: model.template.clone(),
         ..Spec::new(origin)
     })
+}
+
+/// Adds the first model as an adapter changes it. The adapter is read, so that one of another model is told now.
+fn add_adapter(catalog: &mut Catalog, adapter: &str) -> Result<()> {
+    let (name, path) = match adapter.split_once('=') {
+        Some((name, path)) if !name.is_empty() => (name.to_owned(), PathBuf::from(path)),
+        _ => (Catalog::name_of(adapter.as_ref()), PathBuf::from(adapter)),
+    };
+    if !path.exists() {
+        let hint = "give a PEFT folder or a GGUF adapter";
+        return Err(Failure::new(format!("there is no adapter {}", path.display()), hint).into());
+    }
+    catalog.insert_adapter(&name, path).map_err(|e| Failure::new(e, "allod run --adapter shows the same").into())
 }
 
 /// The models of a folder: files and folders that look like one, by name.

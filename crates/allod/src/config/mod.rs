@@ -37,6 +37,12 @@ pub(crate) struct Config {
     pub(crate) parallel: Option<usize>,
     pub(crate) keep_alive: Option<u64>,
     pub(crate) receipts: bool,
+    /// The first model's adapters, as NAME=PATH.
+    pub(crate) adapter: Vec<String>,
+    pub(crate) reasoning_field: ReasoningName,
+    /// Bytes of each model's computed prefixes.
+    #[serde(deserialize_with = "byte_count_option")]
+    pub(crate) prefix_disk: Option<u64>,
     pub(crate) api_key: Vec<String>,
     pub(crate) allowed_host: Vec<String>,
     pub(crate) allowed_origin: Vec<String>,
@@ -62,6 +68,9 @@ impl Default for Config {
             parallel: None,
             keep_alive: None,
             receipts: false,
+            adapter: Vec::new(),
+            reasoning_field: ReasoningName::default(),
+            prefix_disk: None,
             api_key: Vec::new(),
             allowed_host: Vec::new(),
             allowed_origin: Vec::new(),
@@ -80,6 +89,18 @@ pub(crate) enum Log {
     Text,
     /// An object a line
     Json,
+}
+
+/// The field of OpenAI's chats for reasoning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub(crate) enum ReasoningName {
+    /// As DeepSeek, SGLang and llama.cpp call it
+    #[default]
+    ReasoningContent,
+    /// As vLLM and OpenRouter call it
+    Reasoning,
 }
 
 /// `[limits]`: bytes, counts, and times in seconds.
@@ -185,6 +206,8 @@ impl Config {
             ("memory", self.memory == other.memory),
             ("log", self.log == other.log),
             ("grace", self.grace == other.grace),
+            ("reasoning_field", self.reasoning_field == other.reasoning_field),
+            ("prefix_disk", self.prefix_disk == other.prefix_disk),
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }

@@ -1,19 +1,16 @@
-//! Which text fits best: `/v1/rerank`, `/v1/score`, `/v1/classify` and typed decisions (`/v1/systemone`).
+//! Which text fits best: `/v1/rerank`, `/v1/score`, `/v1/classify`.
 
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
 use crate::error::ApiError;
-use crate::generate::{embed, score, text_ids};
+use crate::generate::{embed, text_ids};
 use crate::models::Lease;
-use crate::prompt::{self, Talk};
-use allod_text::Special;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One text or several.
@@ -203,7 +200,7 @@ pub(crate) async fn classify(
         let lease = app.lease(&form.model).await?;
         model.clone_from(&lease.name);
         let question = form.instructions.as_deref().unwrap_or("Which label fits the text?");
-        let decided = decide(&app, lease, text, question, &form.labels, &caller).await?;
+        let decided = super::decisions::decide(&app, lease, text, question, &form.labels, &caller).await?;
         data.push(json!({
             "index": index,
             "label": form.labels[decided.best],
@@ -214,161 +211,4 @@ pub(crate) async fn classify(
     Ok(Json(json!({
         "id": crate::ids::new("classify-"), "object": "list", "model": model, "labels": form.labels, "data": data,
     })))
-}
-
-/// What was decided among labels.
-struct Decision {
-    best: usize,
-    probabilities: Vec<f64>,
-}
-
-/// How likely each label follows the question, against how likely it follows when nothing was said. That difference is
-/// contextual calibration (Zhao et al., "Calibrate Before Use", 2021): it takes away what the model prefers anyway.
-async fn decide(
-    app: &App,
-    lease: Lease,
-    state: &str,
-    question: &str,
-    labels: &[String],
-    caller: &Caller,
-) -> Result<Decision, ApiError> {
-    if labels.len() < 2 || labels.iter().any(String::is_empty) {
-        return Err(ApiError::field("labels", "expected at least two labels that are not empty"));
-    }
-    let prompt = |state: &str| {
-        let content = format!("{state}\n\n{question}\nAnswer with one of: {}.", labels.join(", "));
-        let messages = vec![json!({ "role": "user", "content": content })];
-        let talk = Talk { messages, add_generation_prompt: true, ..Talk::default() };
-        prompt::chat(&lease, &talk).map(|r| r.ids)
-    };
-    let prompts = vec![prompt(state)?, prompt("")?];
-    let label = |text: &String| lease.tokenizer.encode(text, Special::NONE).map_err(|e| ApiError::field("labels", e));
-    let labels = labels.iter().map(label).collect::<Result<Vec<_>, _>>()?;
-    let scores = score(app, lease, prompts, labels, caller).await?;
-    let gains: Vec<f64> = scores[0].iter().zip(&scores[1]).map(|(with, without)| with - without).collect();
-    let most = gains.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = gains.iter().map(|g| (g - most).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    let probabilities: Vec<f64> = weights.iter().map(|w| w / sum).collect();
-    let best = probabilities.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
-    Ok(Decision { best, probabilities })
-}
-
-/// Questions about a state, each with the type of its answer.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DecisionForm {
-    #[serde(default)]
-    pub(crate) model: String,
-    /// What is known.
-    #[cfg_attr(test, schema(value_type = Object))]
-    pub(crate) state: Value,
-    pub(crate) questions: BTreeMap<String, Question>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::ToSchema))]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Question {
-    /// One of several.
-    Choice {
-        /// What is asked.
-        question: String,
-        /// The answers.
-        #[serde(alias = "options")]
-        choices: Vec<String>,
-    },
-    /// Yes or no, as a probability of yes.
-    Bool {
-        /// What is asked.
-        question: String,
-    },
-    /// A whole number in a range, by its expectation.
-    Score {
-        /// What is asked.
-        question: String,
-        /// The least.
-        #[serde(default)]
-        min: i32,
-        /// The most.
-        #[serde(default = "ten")]
-        max: i32,
-    },
-}
-
-fn ten() -> i32 {
-    10
-}
-
-impl Form for DecisionForm {
-    const REFUSED: Refused = &[];
-}
-
-/// Most values of a score.
-const VALUES: i32 = 101;
-
-/// Answers typed questions with probabilities.
-#[cfg_attr(test, utoipa::path(post, path = "/v1/systemone", request_body = DecisionForm,
-    responses((status = 200, description = "An answer to each question"))))]
-pub(crate) async fn decisions(
-    State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Value>, ApiError> {
-    let form: DecisionForm = body::json(&headers, body, &app.limits).await?;
-    let _place = app.enter()?;
-    let state = form.state.as_str().map_or_else(|| form.state.to_string(), str::to_owned);
-    let mut answers = serde_json::Map::new();
-    let mut model = String::new();
-    for (name, question) in &form.questions {
-        let (text, labels) = question.labels(name)?;
-        let lease = app.lease(&form.model).await?;
-        model.clone_from(&lease.name);
-        let decided = decide(&app, lease, &state, text, &labels, &caller).await?;
-        answers.insert(name.clone(), question.answer(&labels, &decided));
-    }
-    Ok(Json(json!({
-        "id": crate::ids::new("dec-"),
-        "object": "decision",
-        "created": crate::ids::now(),
-        "model": model,
-        "answers": answers,
-    })))
-}
-
-impl Question {
-    fn labels(&self, name: &str) -> Result<(&str, Vec<String>), ApiError> {
-        match self {
-            Question::Choice { question, choices } => Ok((question, choices.clone())),
-            Question::Bool { question } => Ok((question, vec!["yes".into(), "no".into()])),
-            Question::Score { question, min, max } => {
-                if min >= max || max.saturating_sub(*min) >= VALUES {
-                    let message = format!("expected min below max and at most {VALUES} values");
-                    return Err(ApiError::field(format!("questions.{name}"), message));
-                }
-                Ok((question, (*min..=*max).map(|n| n.to_string()).collect()))
-            }
-        }
-    }
-
-    fn answer(&self, labels: &[String], decided: &Decision) -> Value {
-        let probabilities: serde_json::Map<String, Value> =
-            labels.iter().cloned().zip(decided.probabilities.iter().map(|&p| p.into())).collect();
-        let confidence = decided.probabilities[decided.best];
-        match self {
-            Question::Choice { .. } => {
-                json!({ "type": "choice", "value": labels[decided.best], "probabilities": probabilities, "confidence": confidence })
-            }
-            Question::Bool { .. } => json!({
-                "type": "bool", "value": decided.best == 0, "probability": decided.probabilities[0], "confidence": confidence,
-            }),
-            Question::Score { .. } => {
-                let values = labels.iter().zip(&decided.probabilities);
-                let expected: f64 = values.map(|(l, p)| l.parse::<f64>().unwrap_or(0.0) * p).sum();
-                json!({ "type": "score", "value": expected, "probabilities": probabilities, "confidence": confidence })
-            }
-        }
-    }
 }

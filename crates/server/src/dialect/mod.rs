@@ -1,6 +1,9 @@
 //! Translators between what clients speak and the one form of request inside.
 
+pub(crate) mod adapters;
 pub(crate) mod anthropic;
+pub(crate) mod decisions;
+pub(crate) mod infill;
 pub(crate) mod jobs;
 pub(crate) mod judge;
 pub(crate) mod ollama;

@@ -134,7 +134,7 @@ pub(crate) async fn render(
 ) -> Result<Json<Value>, ApiError> {
     let form: ChatForm = body::json(&headers, body, &app.limits).await?;
     let lease = app.lease(&form.model).await?;
-    let rendered = prompt::chat(&lease, &form.talk()?)?;
+    let rendered = form.opening(&lease)?.rendered;
     Ok(Json(json!({
         "model": lease.name,
         "prompt": rendered.text,

@@ -7,7 +7,7 @@ mod running;
 mod sink;
 mod vectors;
 
-pub(crate) use decode::Delta;
+pub(crate) use decode::{Delta, Part, Reading};
 pub(crate) use guide::{grammar_spec, grammar_value, guide};
 pub(crate) use params::{breakers, layered};
 pub(crate) use running::{Output, Piece, Reason, Running};
@@ -15,7 +15,7 @@ pub(crate) use vectors::{Vectors, embed, fitted, score, text_ids};
 
 use crate::error::ApiError;
 use allod_engine::SamplingParams;
-use allod_engine::engine::{Grammar, Task};
+use allod_engine::engine::{Grammar, Task, Thinking};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +50,10 @@ pub(crate) struct Job {
     pub(crate) template: Option<String>,
     /// The answers get a receipt.
     pub(crate) receipt: bool,
+    /// How reasoning ends, where something is to follow it.
+    pub(crate) thinking: Option<Thinking>,
+    /// How answers are told apart; without, they are text.
+    pub(crate) reading: Option<Arc<Reading>>,
 }
 
 impl Job {
@@ -71,6 +75,8 @@ impl Job {
             constraint: None,
             template: None,
             receipt: false,
+            thinking: None,
+            reading: None,
         }
     }
 

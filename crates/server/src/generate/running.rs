@@ -83,8 +83,8 @@ impl Running {
         let requests = requests(&lease, &job);
         let (sender, receiver) = channel(BUFFER.max(requests.len() * 2));
         let decoder = || {
-            let detokenizer = lease.tokenizer.detokenizer(job.skip_special).continuing();
-            Decoder::new(detokenizer, &job.stop, job.include_stop)
+            let decoder = Decoder::new(&lease.tokenizer, job.skip_special, job.reading.as_deref());
+            decoder.stopping_at(&job.stop, job.include_stop)
         };
         let answers = job.answers();
         let cancels = requests.iter().flat_map(|(_, r)| (0..r.answers()).map(|_| r.cancel.clone()));
@@ -167,7 +167,7 @@ impl Running {
             EventKind::Embedded(vector) => Piece::Embedded(vector),
             EventKind::Token(token) => {
                 let decoder = &mut self.decoders[index];
-                if self.job.silent || decoder.stopped_by().is_some() {
+                if self.job.silent || decoder.is_over() {
                     return Ok(None);
                 }
                 self.observer.token(index);
@@ -175,7 +175,7 @@ impl Running {
                     recorder.token(index, token.id);
                 }
                 let delta = decoder.push(token);
-                if decoder.stopped_by().is_some() {
+                if decoder.is_over() {
                     self.cancels[index].cancel();
                 }
                 Piece::Delta(delta)
@@ -199,6 +199,7 @@ impl Running {
         let generated_tokens = if self.job.silent { 0 } else { stats.generated_tokens };
         let stats = Stats { generated_tokens, ..stats };
         let reason = match (self.decoders[index].stopped_by(), finish) {
+            _ if self.decoders[index].has_called() => Reason::End,
             (Some(text), _) => Reason::StopString(text.to_owned()),
             (None, Finish::Stop(id)) if self.job.sampling.stop_token_ids.contains(&id) => Reason::StopToken(id),
             (None, Finish::Stop(_) | Finish::Complete) => Reason::End,
@@ -247,9 +248,10 @@ impl Drop for Running {
 }
 
 /// The engine's requests for a job, with the number of each one's first answer: one for each prompt, or one for each
-/// answer where a stop string must be able to end one alone.
+/// answer where a stop string or a call must be able to end one alone.
 fn requests(lease: &Lease, job: &Job) -> Vec<(u32, Request)> {
-    let alone = job.n == 1 || job.stop.is_empty();
+    let single = job.reading.as_ref().is_some_and(|reading| reading.single);
+    let alone = job.n == 1 || (job.stop.is_empty() && !single);
     let (each, n) = if alone { (1, job.n) } else { (job.n, 1) };
     let seed = job.sampling.seed;
     let request = |prompt: &Vec<u32>, i: u32| {
@@ -266,7 +268,9 @@ fn requests(lease: &Lease, job: &Job) -> Vec<(u32, Request)> {
             deadline: job.deadline,
             salt: job.salt.clone(),
             task: job.task.clone(),
+            adapter: lease.adapter,
             constraint: job.constraint.clone(),
+            thinking: job.thinking.clone(),
             cancel: Cancel::default(),
             ..Request::default()
         }

@@ -3,7 +3,7 @@
 use super::{Origin, Sizing};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 pub struct Spec {
     /// Its file.
     pub origin: Origin,
+    /// A LoRA adapter that its requests run through: a PEFT folder or a GGUF file.
+    pub adapter: Option<PathBuf>,
     /// How it is run.
     pub sizing: Sizing,
     /// Other names.
@@ -49,6 +51,7 @@ impl Spec {
         };
         Spec {
             origin,
+            adapter: None,
             sizing: Sizing::default(),
             aliases: Vec::new(),
             pin: false,
@@ -62,6 +65,19 @@ impl Spec {
             modelfile: None,
             license: None,
             modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    }
+
+    /// `base` seen through an adapter, as a model of its own. Both share one engine.
+    pub fn adapted(base: &Spec, base_name: &str, adapter: PathBuf) -> Spec {
+        let modified = std::fs::metadata(&adapter).and_then(|m| m.modified()).unwrap_or(base.modified);
+        Spec {
+            adapter: Some(adapter),
+            aliases: Vec::new(),
+            parent: Some(base_name.to_owned()),
+            modelfile: None,
+            modified,
+            ..base.clone()
         }
     }
 
@@ -92,6 +108,23 @@ impl Catalog {
         let name = name.into();
         self.first.get_or_insert_with(|| name.clone());
         self.entries.insert(name, Arc::new(spec));
+    }
+
+    /// Adds the first model as an adapter changes it.
+    ///
+    /// # Errors
+    /// The adapter is broken, or was made for another model; the name is taken.
+    pub fn insert_adapter(&mut self, name: &str, adapter: PathBuf) -> Result<(), String> {
+        let (base, spec) = self.find("").ok_or("there is no model for an adapter to change")?;
+        if self.entries.contains_key(name) {
+            return Err(format!("two models are named {name:?}"));
+        }
+        let refused = |e: String| format!("adapter {name}: {e}");
+        let source = spec.origin.open().map_err(|e| refused(e.to_string()))?;
+        allod_models::adapter::open(&adapter, &*source).map_err(|e| refused(e.to_string()))?;
+        let spec = Spec::adapted(&spec, base, adapter);
+        self.insert(name, spec);
+        Ok(())
     }
 
     /// Removes a model.

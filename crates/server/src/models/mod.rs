@@ -5,18 +5,21 @@
 //! before anything is given up for it, and where the machine has the memory it is made ready beside the others first:
 //! so a load that fails costs nobody a working model.
 
+mod adapters;
 mod catalog;
 mod memory;
 mod source;
 
 pub use catalog::{Catalog, Spec};
+pub(crate) use source::{Learned, Loaded, Purpose};
 pub use source::{LoadError, Origin, Sizing};
-pub(crate) use source::{Loaded, Purpose};
 
 use crate::error::{ApiError, Kind};
 use allod_cpu::Pool;
+use allod_engine::engine::{AdapterId, SpillOptions};
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,6 +35,8 @@ pub(crate) struct Models {
     budget: u64,
     clock: AtomicU64,
     pub(crate) keep_alive: RwLock<Option<Duration>>,
+    /// Where computed prefixes outlive their model, and how many bytes of each model's.
+    pages: Option<(PathBuf, u64)>,
     /// Loads that were done, and models given up for others.
     pub(crate) loads: AtomicU64,
     pub(crate) evictions: AtomicU64,
@@ -68,6 +73,8 @@ pub(crate) struct Lease {
     /// The name it is known by.
     pub(crate) name: String,
     pub(crate) spec: Arc<Spec>,
+    /// What its requests run through.
+    pub(crate) adapter: Option<AdapterId>,
     loaded: Arc<Loaded>,
     slot: Arc<Slot>,
     keep_alive: Option<Duration>,
@@ -115,9 +122,22 @@ impl Models {
             budget: budget.or_else(memory::usual_budget).unwrap_or(u64::MAX),
             clock: AtomicU64::default(),
             keep_alive: RwLock::new(keep_alive),
+            pages: None,
             loads: AtomicU64::default(),
             evictions: AtomicU64::default(),
         }
+    }
+
+    /// Keeps computed prefixes in a folder, so many bytes of each model's.
+    pub(crate) fn keeping_pages(self, folder: PathBuf, bytes: u64) -> Models {
+        Models { pages: Some((folder, bytes)), ..self }
+    }
+
+    /// Where a model's prefixes go. Equal identities mean equal bytes.
+    fn spill(&self, spec: &Spec, purpose: Purpose) -> Option<SpillOptions> {
+        let (folder, bytes) = self.pages.clone().filter(|_| purpose == Purpose::Text)?;
+        let identity = format!("{:?} {}", Key::of(spec, purpose), spec.origin.version()).into_bytes();
+        Some(SpillOptions { folder, bytes, identity })
     }
 
     /// The full name and the entry of a model.
@@ -140,6 +160,32 @@ impl Models {
     /// There is none of that name, it is broken, or there is no room for it.
     pub(crate) async fn lease(self: &Arc<Models>, name: &str, purpose: Purpose) -> Result<Lease, ApiError> {
         let (name, spec) = self.find(name)?;
+        self.lease_entry(name, spec, purpose).await
+    }
+
+    /// A model by its entry, which need not be in the catalog.
+    ///
+    /// # Errors
+    /// It is broken, or there is no room for it.
+    pub(crate) async fn lease_entry(
+        self: &Arc<Models>,
+        name: String,
+        spec: Arc<Spec>,
+        purpose: Purpose,
+    ) -> Result<Lease, ApiError> {
+        let mut lease = self.lease_base(name, spec, purpose).await?;
+        match lease.adapt().await {
+            Ok(()) => Ok(lease),
+            Err(error) => Err(load_failure(&lease.name, &error)),
+        }
+    }
+
+    async fn lease_base(
+        self: &Arc<Models>,
+        name: String,
+        spec: Arc<Spec>,
+        purpose: Purpose,
+    ) -> Result<Lease, ApiError> {
         let slot = self.slot(&spec, purpose);
         let ready = read(&slot.ready).clone();
         if let Some(loaded) = ready {
@@ -167,7 +213,7 @@ impl Models {
         slot.active.fetch_add(1, Relaxed);
         lock(&slot.state).last = self.clock.fetch_add(1, Relaxed);
         let keep_alive = spec.keep_alive.unwrap_or(*read(&self.keep_alive));
-        Lease { name, spec, loaded, slot, keep_alive }
+        Lease { name, spec, adapter: None, loaded, slot, keep_alive }
     }
 
     async fn load(
@@ -191,7 +237,8 @@ impl Models {
             self.give_up(&victims);
         }
         let pool = Arc::clone(&self.pool);
-        let loaded = Arc::new(blocking(move || opened.prepare(&pool)).await?);
+        let spill = self.spill(spec, purpose);
+        let loaded = Arc::new(blocking(move || opened.prepare(&pool, spill)).await?);
         if beside {
             self.give_up(&victims);
         }
@@ -323,6 +370,7 @@ fn load_failure(name: &str, error: &LoadError) -> ApiError {
     let message = format!("model {name}: {error}");
     match error {
         LoadError::Memory { .. } => ApiError { retry_after: Some(5), ..ApiError::new(Kind::Overloaded, message) },
+        LoadError::Adapter { .. } => ApiError::invalid(message),
         _ => ApiError::internal(message),
     }
 }

@@ -2,17 +2,19 @@
 
 use crate::receipt::{Digests, text_digest};
 use allod_cpu::{Cpu, KvType, Options, Pool, Store};
-use allod_engine::engine::{Handle, pages_in};
+use allod_engine::engine::{AdapterId, Handle, SpillOptions, pages_in};
 use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, WeightSource};
 use allod_models::{Model, Output};
 use allod_plan::{PAGE, RowLimits};
 use allod_tensor::{Bytes, DType};
 use allod_text::grammar::Vocabulary;
+use allod_text::output::Format;
 use allod_text::template::Templates;
 use allod_text::{Guard, Template, Tokenizer};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
@@ -45,6 +47,20 @@ impl Origin {
             Origin::Path(path) if !path.exists() => Err(LoadError::Missing(path.clone())),
             Origin::Path(path) => Ok(allod_models::open_source(path)?),
             Origin::Embedded(name, bytes) => Ok(Box::new(Gguf::from_bytes(Bytes::from(*bytes), name)?)),
+        }
+    }
+
+    /// Tells the bytes that it has now from those that it may have later.
+    pub(super) fn version(&self) -> String {
+        match self {
+            Origin::Embedded(name, bytes) => format!("{name} {}", blake3::hash(bytes).to_hex()),
+            Origin::Path(path) => {
+                let stamp = |path: &Path| std::fs::metadata(path).map(|m| (m.len(), m.modified().ok()));
+                let files = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+                let mut files: Vec<PathBuf> = files.chain([path.clone()]).collect();
+                files.sort();
+                files.iter().map(|file| format!("{} {:?};", file.display(), stamp(file).ok())).collect()
+            }
         }
     }
 
@@ -81,11 +97,19 @@ pub enum LoadError {
     #[error(transparent)]
     Prepare(#[from] allod_cpu::PrepareError),
     /// The engine's thread.
-    #[error("no thread for the engine: {0}")]
+    #[error("no thread for the engine, or no folder for its prefixes: {0}")]
     Thread(#[from] std::io::Error),
     /// The sampling parameters that the file recommends, or that the configuration gives.
     #[error("sampling defaults: {0}")]
     Defaults(String),
+    /// An adapter that is broken, or was made for another model.
+    #[error("the adapter {}: {message}", .path.display())]
+    Adapter {
+        /// Its file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// It does not fit into the memory that models may take.
     #[error(
         "{name} needs {needed} bytes; models may take {budget}, and {taken} are held by models that are pinned or at work ({by})"
@@ -136,22 +160,44 @@ pub(crate) struct Opened {
 /// The compiled templates of a model.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
-    plain: Option<Template>,
-    tools: Option<Template>,
+    plain: Option<Learned>,
+    tools: Option<Learned>,
+}
+
+/// A template and how it has models write.
+#[derive(Debug)]
+pub(crate) struct Learned {
+    pub(crate) template: Template,
+    tokens: serde_json::Map<String, serde_json::Value>,
+    format: OnceLock<Arc<Format>>,
+}
+
+impl Learned {
+    fn new(template: Template, tokenizer: &Tokenizer) -> Learned {
+        Learned { template, tokens: crate::prompt::tokens(tokenizer), format: OnceLock::new() }
+    }
+
+    /// How it has models write; learned when first asked for.
+    pub(crate) fn format(&self) -> Arc<Format> {
+        Arc::clone(self.format.get_or_init(|| Arc::new(Format::learn(&self.template, &self.tokens))))
+    }
 }
 
 impl Compiled {
-    pub(crate) fn new(templates: &Templates) -> Result<Compiled, LoadError> {
+    pub(crate) fn new(templates: &Templates, tokenizer: &Tokenizer) -> Result<Compiled, LoadError> {
+        let compile = |tools| -> Result<_, LoadError> {
+            Ok(templates.compile(tools)?.map(|template| Learned::new(template, tokenizer)))
+        };
         let tools = templates.choose(true) != templates.choose(false);
-        Ok(Compiled { plain: templates.compile(false)?, tools: if tools { templates.compile(true)? } else { None } })
+        Ok(Compiled { plain: compile(false)?, tools: if tools { compile(true)? } else { None } })
     }
 
     /// Digests of the templates that there are.
     pub(crate) fn digests(&self) -> Vec<String> {
-        self.plain.iter().chain(&self.tools).map(|template| text_digest(template.source())).collect()
+        self.plain.iter().chain(&self.tools).map(|learned| text_digest(learned.template.source())).collect()
     }
 
-    pub(crate) fn choose(&self, with_tools: bool) -> Option<&Template> {
+    pub(crate) fn choose(&self, with_tools: bool) -> Option<&Learned> {
         self.tools.as_ref().filter(|_| with_tools).or(self.plain.as_ref())
     }
 }
@@ -174,7 +220,7 @@ pub(crate) struct Info {
 pub(crate) fn open(origin: &Origin, sizing: &Sizing, purpose: Purpose) -> Result<Opened, LoadError> {
     let source = origin.open()?;
     let tokenizer = tokenizer(origin, &*source)?;
-    let templates = Compiled::new(&templates(origin, &*source)?)?;
+    let templates = Compiled::new(&templates(origin, &*source)?, &tokenizer)?;
     let arch = source.metadata().str("general.architecture").unwrap_or_default().to_owned();
     let trained = source.metadata().uint(&format!("{arch}.context_length")).and_then(|n| usize::try_from(n).ok());
     let asked = sizing.context.or(trained);
@@ -318,6 +364,8 @@ pub(crate) struct Loaded {
     pub(crate) load_time: Duration,
     /// Digests of its files, once somebody has asked for a receipt.
     pub(crate) digests: OnceCell<Digests>,
+    /// Adapters that are ready, by their place.
+    pub(super) adapters: Mutex<HashMap<PathBuf, AdapterId>>,
     grammar_vocabulary: OnceLock<Result<Vocabulary, String>>,
 }
 
@@ -342,11 +390,16 @@ impl Opened {
     ///
     /// # Errors
     /// Weights that cannot be prepared; no thread.
-    pub(crate) fn prepare(self, pool: &Arc<Pool>) -> Result<Loaded, LoadError> {
+    pub(crate) fn prepare(self, pool: &Arc<Pool>, spill: Option<SpillOptions>) -> Result<Loaded, LoadError> {
         let started = Instant::now();
         let cpu = Cpu::new(&self.model.plan, &*self.model.source, Arc::clone(pool), &self.options)?;
         let bytes = cpu.bytes().map(|n| n as u64);
-        let engine = Engine::new(Box::new(cpu), self.engine).spawn(BUFFER)?;
+        let mut engine = Engine::new(Box::new(cpu), self.engine);
+        if let Some(mut spill) = spill {
+            spill.identity.extend(self.model.plan.digest().as_bytes());
+            engine = engine.with_spill(&spill)?;
+        }
+        let engine = engine.spawn(BUFFER)?;
         Ok(Loaded {
             recommended: allod_models::recommended_sampling(self.model.source.metadata())?,
             guard: Guard::new(&self.tokenizer),
@@ -362,6 +415,7 @@ impl Opened {
             cache_type: self.options.cache_type.unwrap_or(KvType::F16),
             load_time: started.elapsed(),
             digests: OnceCell::new(),
+            adapters: Mutex::default(),
             grammar_vocabulary: OnceLock::new(),
         })
     }

@@ -320,8 +320,46 @@ fn vectors_and_judgements() {
     let classes = served.post("/v1/classify", &json!({ "input": "a fish", "labels": ["red", "green"] })).json();
     let sum: f64 = classes["data"][0]["probs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-9);
-    let asked = json!({ "state": { "x": 1 }, "questions": { "q": { "type": "choice", "question": "which?", "choices": ["a", "b"] }, "s": { "type": "score", "question": "how much?", "max": 3 } } });
-    let decided = served.post("/v1/systemone", &asked).json();
-    assert!(["a", "b"].contains(&decided["answers"]["q"]["value"].as_str().unwrap()));
-    assert!((0.0..=3.0).contains(&decided["answers"]["s"]["value"].as_f64().unwrap()));
+}
+
+#[test]
+fn decisions_are_calibrated() {
+    let served = serve();
+    let asked = |state: Value| {
+        let questions = json!({
+            "q": { "type": "choice", "instructions": "which?", "criteria": { "a": null, "b": "the other one" } },
+            "s": { "type": "score", "instructions": "how much?", "criteria": ["little", "some", "much"] },
+            "n": { "type": "noul", "instructions": "is it so?" },
+        });
+        served.post("/v1/systemone", &json!({ "state": state, "questions": questions })).json()
+    };
+    let decided = asked(json!({ "x": 1 }));
+    let answers = &decided["answers"];
+    let sum = |answer: &Value| {
+        answer["probabilities"].as_object().unwrap().values().map(|p| p.as_f64().unwrap()).sum::<f64>()
+    };
+    assert!((sum(&answers["q"]) - 1.0).abs() < 1e-9 && (sum(&answers["s"]) - 1.0).abs() < 1e-9, "{decided}");
+    let chosen = answers["q"]["choice"].as_str().unwrap();
+    assert_eq!(answers["q"]["probabilities"][chosen], answers["q"]["confidence"]);
+    let expected: f64 =
+        (0..3).map(|i| f64::from(i) * answers["s"]["probabilities"][i.to_string()].as_f64().unwrap()).sum();
+    assert!((answers["s"]["score"].as_f64().unwrap() - expected).abs() < 1e-9);
+    assert_eq!(answers["s"]["legend"]["2"], "much");
+    // Where nothing is known nothing is likelier, however much the model prefers a word.
+    let blank = asked(json!(""));
+    let near = |found: &Value, expected: f64| (found.as_f64().unwrap() - expected).abs() < 1e-6;
+    assert!(near(&blank["answers"]["n"]["noul"], 0.5) && near(&blank["answers"]["s"]["score"], 1.0), "{blank}");
+
+    let asked = json!({ "input": [{ "role": "user", "content": "a fish" }], "questions": [
+        { "type": "choice", "name": "q", "instructions": "which?", "choices": [{ "value": true }, { "value": "maybe", "description": "who knows" }] },
+        { "type": "predicate", "instructions": "It is a fish." },
+        { "type": "score", "instructions": [{ "type": "input_text", "text": "how much?" }], "levels": [{ "label": "low" }, { "label": "high" }] },
+    ] });
+    let decided = served.post("/v1/decisions", &asked).json();
+    let kinds: Vec<&str> = decided["answers"].as_array().unwrap().iter().map(|a| a["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["choice", "predicate", "score"], "{decided}");
+    assert!([json!(true), json!("maybe")].contains(&decided["answers"][0]["choice"]));
+    assert!((0.0..=1.0).contains(&decided["answers"][1]["probability"].as_f64().unwrap()));
+    let twice = json!({ "input": "x", "questions": [{ "type": "choice", "instructions": "?", "choices": [{ "value": "a" }, { "value": "a" }] }] });
+    assert_eq!(served.post("/v1/decisions", &twice).json()["error"]["param"], "questions[0]");
 }

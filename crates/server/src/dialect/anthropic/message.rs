@@ -143,11 +143,14 @@ fn user(content: &Content, at: &str, out: &mut Vec<Value>) -> Result<(), ApiErro
 /// What a tool gave.
 fn result(block: &Block<'_>) -> Result<String, ApiError> {
     let content = match block.fields.get("content") {
-        None | Some(Value::Null) => return Ok(String::new()),
+        None | Some(Value::Null) => Content::Text(String::new()),
         Some(value) => serde_json::from_value::<Content>(value.clone())
             .map_err(|e| ApiError::field(format!("{}.content", block.at), e))?,
     };
-    text(&content, &format!("{}.content", block.at))
+    let text = text(&content, &format!("{}.content", block.at))?;
+    // Templates have no place for it beside the text.
+    let failed = block.fields.get("is_error").and_then(Value::as_bool).unwrap_or(false);
+    Ok(if failed { format!("Error: {text}") } else { text })
 }
 
 /// A document that is text.

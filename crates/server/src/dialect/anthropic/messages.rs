@@ -2,12 +2,14 @@
 
 use super::answer::{Answer, collect};
 use super::message::{self, Content, Message, Role};
+use super::tools::{self, OutputConfig, Thinking, Tool, ToolChoice};
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
+use crate::chat::Exchange;
 use crate::error::ApiError;
 use crate::generate::{Job, check_stops, layered};
 use crate::models::Lease;
-use crate::prompt::{self, Rendered, Talk};
+use crate::prompt::Talk;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -39,6 +41,13 @@ pub(crate) struct MessagesForm {
     pub(crate) metadata: Option<Metadata>,
     /// `auto` or `standard_only`.
     pub(crate) service_tier: Option<String>,
+    /// Tools that the answer may call.
+    #[serde(default)]
+    pub(crate) tools: Vec<Tool>,
+    pub(crate) tool_choice: Option<ToolChoice>,
+    pub(crate) thinking: Option<Thinking>,
+    #[serde(default)]
+    pub(crate) output_config: OutputConfig,
     /// Where to keep a prefix; prefixes are always kept.
     #[cfg_attr(test, schema(value_type = Option<Object>))]
     #[expect(dead_code, reason = "a hint that this server needs not")]
@@ -54,10 +63,6 @@ pub(crate) struct Metadata {
 }
 
 const REFUSED: Refused = &[
-    ("tools", "not offered yet"),
-    ("tool_choice", "not offered yet"),
-    ("thinking", "reasoning is not told apart yet"),
-    ("output_config", "not offered yet"),
     ("container", "the server runs no code"),
     ("mcp_servers", "the server calls no others"),
     ("context_management", "nothing is cut"),
@@ -85,7 +90,8 @@ pub(crate) async fn create(
         Some(user) => caller.on_account_of(user),
         None => caller,
     };
-    let answer = Answer::new(&lease, job.prompts[0].len());
+    let shown = form.thinking.as_ref().is_none_or(Thinking::is_shown);
+    let answer = Answer::new(&lease, job.prompts[0].len(), shown);
     let running = app.run(lease, job, &caller).await?;
     if form.stream {
         return Ok(crate::stream::respond(running, answer, place));
@@ -98,8 +104,17 @@ impl MessagesForm {
         if let Some(tier) = self.service_tier.as_ref().filter(|t| !["auto", "standard_only"].contains(&t.as_str())) {
             return Err(ApiError::field("service_tier", format!("expected auto or standard_only, found {tier:?}")));
         }
-        let talk = talk(&self.messages, self.system.as_ref())?;
-        let Rendered { ids, template, .. } = prompt::chat(lease, &talk)?;
+        let exchange = Exchange {
+            talk: talk(&self.messages, self.system.as_ref())?,
+            tools: tools::read(&self.tools, self.tool_choice.as_ref())?,
+            reasoning: tools::reasoning(
+                self.thinking.as_ref(),
+                self.output_config.effort.as_ref(),
+                Some(self.max_tokens),
+            )?,
+            structure: self.output_config.structure(),
+        };
+        let opening = exchange.open(lease)?;
         let values = [
             ("temperature", self.temperature.map(Value::from)),
             ("top_k", self.top_k.map(Value::from)),
@@ -113,7 +128,9 @@ impl MessagesForm {
             .map_err(|e| ApiError::field(e.name, format!("expected {}, found {}", e.expected, e.found)))?;
         let stop = self.stop_sequences.clone().unwrap_or_else(|| lease.spec.stop.clone());
         check_stops(&stop)?;
-        Ok(Job { stop, template, ..Job::new(ids, sampling) })
+        let mut job = Job { stop, ..Job::new(opening.rendered.ids.clone(), sampling) };
+        opening.hold(&mut job);
+        Ok(job)
     }
 }
 
@@ -140,6 +157,12 @@ pub(crate) struct CountForm {
     pub(crate) messages: Vec<Message>,
     #[cfg_attr(test, schema(value_type = Option<Object>))]
     pub(crate) system: Option<Content>,
+    #[serde(default)]
+    pub(crate) tools: Vec<Tool>,
+    pub(crate) tool_choice: Option<ToolChoice>,
+    pub(crate) thinking: Option<Thinking>,
+    #[serde(default)]
+    pub(crate) output_config: OutputConfig,
     #[cfg_attr(test, schema(value_type = Option<Object>))]
     #[expect(dead_code, reason = "a hint that this server needs not")]
     pub(crate) cache_control: Option<Map<String, Value>>,
@@ -159,6 +182,11 @@ pub(crate) async fn count(
 ) -> Result<Json<Value>, ApiError> {
     let form: CountForm = body::json(&headers, body, &app.limits).await?;
     let lease = app.lease(&form.model).await?;
-    let rendered = prompt::chat(&lease, &talk(&form.messages, form.system.as_ref())?)?;
-    Ok(Json(json!({ "input_tokens": rendered.ids.len() })))
+    let exchange = Exchange {
+        talk: talk(&form.messages, form.system.as_ref())?,
+        tools: tools::read(&form.tools, form.tool_choice.as_ref())?,
+        reasoning: tools::reasoning(form.thinking.as_ref(), form.output_config.effort.as_ref(), None)?,
+        structure: form.output_config.structure(),
+    };
+    Ok(Json(json!({ "input_tokens": exchange.open(&lease)?.rendered.ids.len() })))
 }

@@ -3,3 +3,4 @@
 mod answer;
 mod message;
 pub(crate) mod messages;
+mod tools;

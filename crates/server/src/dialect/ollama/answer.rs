@@ -1,8 +1,9 @@
 //! An answer of generate and chat: one object, or lines of which the last has the figures.
 
+use crate::chat::arguments;
 use crate::dialect::openai::Namer;
 use crate::error::{ApiError, Dialect};
-use crate::generate::{Delta, Output, Piece, Reason, Running};
+use crate::generate::{Delta, Output, Part, Piece, Reason, Running};
 use crate::models::Lease;
 use crate::stream::{Frames, Writer};
 use allod_engine::{Stats, Token};
@@ -28,6 +29,10 @@ pub(super) struct Answer {
     started: Instant,
     loaded: Instant,
     held: Delta,
+    /// The call that is being written: name, id, arguments.
+    call: Option<(String, Option<String>, String)>,
+    /// Calls so far.
+    calls: u32,
 }
 
 impl Answer {
@@ -42,6 +47,8 @@ impl Answer {
             started,
             loaded: Instant::now(),
             held: Delta::default(),
+            call: None,
+            calls: 0,
         }
     }
 
@@ -59,11 +66,40 @@ impl Answer {
         Answer { truncated, ..self }
     }
 
-    fn object(&self, delta: &Delta) -> Value {
+    /// An object with what a delta says. Calls are told whole.
+    fn object(&mut self, delta: Delta) -> Value {
         let mut object = json!({ "model": self.model, "created_at": crate::time::rfc3339(SystemTime::now()) });
-        match self.shape {
-            Shape::Generate => object["response"] = delta.text.as_str().into(),
-            Shape::Chat => object["message"] = json!({ "role": "assistant", "content": delta.text }),
+        let (mut text, mut thinking, mut calls) = (String::new(), String::new(), Vec::new());
+        for part in delta.parts {
+            match (part, &mut self.call) {
+                (Part::Content(more), _) => text.push_str(&more),
+                (Part::Reasoning(more), _) => thinking.push_str(&more),
+                (Part::Call { name, id }, call) => *call = Some((name, id, String::new())),
+                (Part::Arguments(more), Some((_, _, arguments))) => arguments.push_str(&more),
+                (Part::Arguments(_), None) => {}
+                (Part::CallEnd, call) => {
+                    let Some((name, id, text)) = call.take() else { continue };
+                    let function = json!({ "index": self.calls, "name": name, "arguments": arguments(&text) });
+                    calls.push(json!({ "id": id, "function": function }));
+                    self.calls += 1;
+                }
+            }
+        }
+        let said = match self.shape {
+            Shape::Generate => {
+                object["response"] = text.into();
+                &mut object
+            }
+            Shape::Chat => {
+                object["message"] = json!({ "role": "assistant", "content": text });
+                &mut object["message"]
+            }
+        };
+        if !thinking.is_empty() {
+            said["thinking"] = thinking.into();
+        }
+        if !calls.is_empty() {
+            said["tool_calls"] = calls.into();
         }
         object["done"] = false.into();
         if let Some(namer) = &self.namer {
@@ -75,7 +111,7 @@ impl Answer {
     /// The last object: what is held, and the figures.
     fn last(&mut self, reason: &Reason, stats: &Stats) -> Value {
         let held = std::mem::take(&mut self.held);
-        let mut object = self.object(&held);
+        let mut object = self.object(held);
         let done_reason = match reason {
             Reason::Length | Reason::ContextFull => "length",
             _ => "stop",
@@ -103,6 +139,11 @@ impl Answer {
         }
         self.held.append(delta);
     }
+}
+
+/// Whether a part is told by itself.
+fn shows(part: &Part) -> bool {
+    !matches!(part, Part::Call { .. } | Part::Arguments(_))
 }
 
 fn nanoseconds(time: std::time::Duration) -> Value {
@@ -146,9 +187,9 @@ impl Writer for Answer {
             Piece::Prompt(_) | Piece::Scored(_) | Piece::Embedded(_) => {}
             Piece::Delta(delta) => {
                 self.take(delta);
-                if !self.held.text.is_empty() {
+                if self.held.parts.iter().any(shows) {
                     let held = std::mem::take(&mut self.held);
-                    out.line(&self.object(&held));
+                    out.line(&self.object(held));
                 }
             }
             Piece::Finished(reason, stats) => out.line(&self.last(&reason, &stats)),

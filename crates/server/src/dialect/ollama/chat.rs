@@ -2,14 +2,15 @@
 
 use super::answer::{Answer, Shape};
 use super::generate::{check_shift, load_only, respond, yes};
-use super::options::{Options, keep_alive};
+use super::options::{Options, keep_alive, think};
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
+use crate::chat::{Exchange, Opening};
+use crate::dialect::openai::{Tool, read_tools};
 use crate::dialect::structure;
 use crate::error::ApiError;
-use crate::generate::guide;
 use crate::models::Lease;
-use crate::prompt::{self, Talk};
+use crate::prompt::Talk;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -29,9 +30,12 @@ pub(crate) struct ChatForm {
     /// Without any the model is only loaded, or given up where `keep_alive` is 0.
     #[serde(default)]
     pub(crate) messages: Vec<Message>,
-    /// None may be given yet; the client always sends the list.
-    #[cfg_attr(test, schema(value_type = Option<Vec<Object>>))]
-    pub(crate) tools: Option<Vec<Value>>,
+    /// Tools that the answer may call.
+    #[serde(default)]
+    pub(crate) tools: Vec<Tool>,
+    /// Whether a reasoning model thinks, or how much: true, false, low, medium, high, max.
+    #[cfg_attr(test, schema(value_type = Option<Object>))]
+    pub(crate) think: Option<Value>,
     #[serde(default = "yes")]
     pub(crate) stream: bool,
     #[cfg_attr(test, schema(value_type = Option<Object>))]
@@ -85,7 +89,8 @@ pub(crate) struct Function {
 }
 
 impl Form for ChatForm {
-    const REFUSED: Refused = &[("think", "reasoning is not told apart yet")];
+    const REFUSED: Refused =
+        &[("tool_choice", "Ollama's clients leave the choice to the model; use /v1/chat/completions")];
 }
 
 /// Answers a conversation.
@@ -102,9 +107,6 @@ pub(crate) async fn chat(
     let options = Options::read(form.options.as_ref())?;
     let keep = form.keep_alive.as_ref().map(keep_alive).transpose()?;
     check_shift(form.shift)?;
-    if form.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-        return Err(ApiError::field("tools", "not offered yet"));
-    }
     if form.messages.is_empty() {
         return load_only(&app, &form.model, keep, Shape::Chat).await;
     }
@@ -112,11 +114,9 @@ pub(crate) async fn chat(
     if let Some(keep) = keep {
         lease.keep_for(keep);
     }
-    let (ids, truncated) = form.prompt_ids(&lease, options.context(&lease)?)?;
-    let mut job = options.job(&lease, ids)?;
-    if let Some(spec) = form.format.as_ref().map(structure::ollama).transpose()?.flatten() {
-        job.constraint = Some(guide(&lease, &spec, "format")?);
-    }
+    let (opening, truncated) = form.opening(&lease, options.context(&lease)?)?;
+    let mut job = options.job(&lease, opening.rendered.ids.clone())?;
+    opening.hold(&mut job);
     let mut answer = Answer::new(&lease, &form.model, Shape::Chat, caller.arrived).truncated(truncated);
     if form.logprobs {
         job.sampling.logprobs = Some(form.top_logprobs.unwrap_or(0));
@@ -126,18 +126,27 @@ pub(crate) async fn chat(
 }
 
 impl ChatForm {
-    /// The prompt, and whether messages had to be left out.
-    fn prompt_ids(&self, lease: &Lease, context: usize) -> Result<(Vec<u32>, bool), ApiError> {
+    /// The prompt with what holds the answer, and whether messages had to be left out.
+    fn opening(&self, lease: &Lease, context: usize) -> Result<(Opening, bool), ApiError> {
         let messages = self.messages.iter().enumerate().map(|(i, m)| m.for_template(&format!("messages[{i}]")));
-        let mut messages: Vec<Value> = messages.collect::<Result<_, _>>()?;
+        let talk =
+            Talk { messages: messages.collect::<Result<_, _>>()?, add_generation_prompt: true, ..Talk::default() };
+        let structure = self.format.as_ref().map(structure::ollama).transpose()?.flatten();
+        let mut exchange = Exchange {
+            talk,
+            tools: read_tools(&self.tools, "tools")?,
+            reasoning: think(self.think.as_ref())?,
+            structure: structure.map(|spec| (spec, "format")),
+        };
         let mut truncated = false;
         loop {
-            let talk = Talk { messages: messages.clone(), add_generation_prompt: true, ..Talk::default() };
-            let ids = prompt::chat(lease, &talk)?.ids;
+            let opening = exchange.clone().open(lease)?;
+            let messages = &mut exchange.talk.messages;
             let oldest = messages.iter().position(|m| m["role"] != "system");
-            match oldest.filter(|&i| self.truncate && ids.len() >= context && i + 1 < messages.len()) {
+            let too_long = self.truncate && opening.rendered.ids.len() >= context;
+            match oldest.filter(|&i| too_long && i + 1 < messages.len()) {
                 Some(oldest) => drop(messages.remove(oldest)),
-                None => return Ok((ids, truncated)),
+                None => return Ok((opening, truncated)),
             }
             truncated = true;
         }

@@ -152,7 +152,10 @@ pub(crate) fn restore(models: &Models, store: &Store) {
 }
 
 /// Names are short and of plain characters, so that they mean the same everywhere.
-fn check_name(name: &str) -> Result<(), ApiError> {
+///
+/// # Errors
+/// This one is not.
+pub(crate) fn check_name(name: &str) -> Result<(), ApiError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
     let parts = name.split(['/', ':']).all(|part| !part.is_empty() && !part.starts_with('.'));
     if name.is_empty() || name.len() > 200 || !name.chars().all(plain) || !parts {

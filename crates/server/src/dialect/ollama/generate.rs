@@ -1,14 +1,16 @@
 //! `POST /api/generate`
 
 use super::answer::{self, Answer, Shape};
-use super::options::{Options, keep_alive};
+use super::options::{Options, keep_alive, think};
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
+use crate::chat::{Exchange, Opening};
 use crate::dialect::structure;
 use crate::error::ApiError;
 use crate::generate::guide;
 use crate::models::Lease;
 use crate::prompt::{self, Talk};
+use allod_text::grammar::Spec;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -37,6 +39,9 @@ pub(crate) struct GenerateForm {
     pub(crate) raw: bool,
     /// Tokens of the conversation so far, from an earlier answer.
     pub(crate) context: Option<Vec<u32>>,
+    /// Whether a reasoning model thinks, or how much: true, false, low, medium, high, max.
+    #[cfg_attr(test, schema(value_type = Option<Object>))]
+    pub(crate) think: Option<Value>,
     #[serde(default = "yes")]
     pub(crate) stream: bool,
     #[cfg_attr(test, schema(value_type = Option<Object>))]
@@ -63,7 +68,6 @@ pub(super) fn yes() -> bool {
 
 impl Form for GenerateForm {
     const REFUSED: Refused = &[
-        ("think", "reasoning is not told apart yet"),
         ("images", "the model reads text"),
         ("template", "make a model with another template (POST /api/create)"),
         ("width", "there are no images here"),
@@ -93,15 +97,16 @@ pub(crate) async fn generate(
     if let Some(keep) = keep {
         lease.keep_for(keep);
     }
-    let mut ids = form.prompt_ids(&lease)?;
+    let (mut ids, opening) = form.prompt_ids(&lease)?;
     let context = options.context(&lease)?;
     let truncated = form.truncate && ids.len() >= context;
     if truncated {
         ids.drain(..ids.len() + 1 - context);
     }
     let mut job = options.job(&lease, ids)?;
-    if let Some(spec) = form.format.as_ref().map(structure::ollama).transpose()?.flatten() {
-        job.constraint = Some(guide(&lease, &spec, "format")?);
+    match opening {
+        Some(opening) => opening.hold(&mut job),
+        None => job.constraint = form.structure()?.map(|spec| guide(&lease, &spec, "format")).transpose()?,
     }
     let mut answer = Answer::new(&lease, &form.model, Shape::Generate, caller.arrived).truncated(truncated);
     if form.logprobs {
@@ -158,21 +163,34 @@ pub(super) async fn load_only(
 }
 
 impl GenerateForm {
-    fn prompt_ids(&self, lease: &Lease) -> Result<Vec<u32>, ApiError> {
+    fn structure(&self) -> Result<Option<Spec>, ApiError> {
+        Ok(self.format.as_ref().map(structure::ollama).transpose()?.flatten())
+    }
+
+    /// The prompt, and what holds the answer where it is the answer of a chat.
+    fn prompt_ids(&self, lease: &Lease) -> Result<(Vec<u32>, Option<Opening>), ApiError> {
         let mut ids = self.context.clone().unwrap_or_default();
-        if let Some(suffix) = &self.suffix {
-            ids.extend(prompt::fill_in(lease, &self.prompt, suffix)?);
-            return Ok(ids);
-        }
-        if self.raw {
-            ids.extend(prompt::plain(lease, &self.prompt, ids.is_empty())?);
-            return Ok(ids);
+        if self.suffix.is_some() || self.raw {
+            if self.think.is_some() {
+                return Err(ApiError::field("think", "a text that is only continued is not thought about"));
+            }
+            ids.extend(match &self.suffix {
+                Some(suffix) => prompt::fill_in(lease, &[], &self.prompt, suffix)?,
+                None => prompt::plain(lease, &self.prompt, ids.is_empty())?,
+            });
+            return Ok((ids, None));
         }
         let system = self.system.as_ref().map(|text| json!({ "role": "system", "content": text }));
         let user = json!({ "role": "user", "content": self.prompt });
         let messages = system.into_iter().chain([user]).collect();
-        let talk = Talk { messages, add_generation_prompt: true, ..Talk::default() };
-        ids.extend(prompt::chat(lease, &talk)?.ids);
-        Ok(ids)
+        let exchange = Exchange {
+            talk: Talk { messages, add_generation_prompt: true, ..Talk::default() },
+            reasoning: think(self.think.as_ref())?,
+            structure: self.structure()?.map(|spec| (spec, "format")),
+            ..Exchange::default()
+        };
+        let opening = exchange.open(lease)?;
+        ids.extend(&opening.rendered.ids);
+        Ok((ids, Some(opening)))
     }
 }

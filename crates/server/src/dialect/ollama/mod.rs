@@ -9,4 +9,4 @@ mod modelfile;
 pub(crate) mod models;
 mod options;
 
-pub(crate) use options::keep_alive;
+pub(crate) use options::{Stop, keep_alive};

@@ -137,13 +137,14 @@ pub(crate) async fn show(State(app): State<Arc<App>>, headers: HeaderMap, body: 
     if lease.tokenizer.special(allod_text::Role::FimMid).is_some() {
         capabilities.push("insert");
     }
-    let template = lease.templates.choose(false).map_or("", |t| t.source());
-    if template.contains("tools") {
+    let learned = lease.templates.choose(false);
+    if lease.templates.choose(true).is_some_and(|t| t.format().has_calls()) {
         capabilities.push("tools");
     }
-    if template.contains("enable_thinking") || template.contains("<think>") {
+    if learned.is_some_and(|t| t.format().reasons_in(t.template.source())) {
         capabilities.push("thinking");
     }
+    let template = learned.map_or("", |t| t.template.source());
     let license = lease.spec.license.clone().or_else(|| info.license.clone());
     Ok(Json(json!({
         "modelfile": modelfile(&lease.name, &lease.spec),

@@ -1,5 +1,6 @@
 //! `options` and `keep_alive`.
 
+use crate::chat::Reasoning;
 use crate::error::ApiError;
 use crate::generate::{Job, check_stops, layered};
 use crate::models::Lease;
@@ -41,6 +42,15 @@ pub(crate) enum Stop {
     Many(Vec<String>),
 }
 
+impl Stop {
+    pub(crate) fn into_vec(self) -> Vec<String> {
+        match self {
+            Stop::One(text) => vec![text],
+            Stop::Many(texts) => texts,
+        }
+    }
+}
+
 /// Options that are known and not offered.
 const REFUSED: &[(&str, &str)] = &[
     ("num_keep", "the context is never shifted"),
@@ -63,6 +73,24 @@ const MACHINE: &str = "how the machine is used is the server's configuration, no
 /// Ollama's defaults.
 fn usual() -> SamplingParams {
     SamplingParams { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.0, ..SamplingParams::default() }
+}
+
+/// What `think` says about reasoning.
+///
+/// # Errors
+/// It is neither a boolean nor a word.
+pub(super) fn think(think: Option<&Value>) -> Result<Reasoning, ApiError> {
+    match think {
+        None => Ok(Reasoning::default()),
+        Some(Value::Bool(on)) => Ok(Reasoning { on: Some((*on, "think")), ..Reasoning::default() }),
+        Some(Value::String(effort)) => {
+            Ok(Reasoning { effort: Some((effort.clone(), "think")), ..Reasoning::default() })
+        }
+        Some(other) => {
+            let message = format!("expected true, false, or a level, found {}", crate::body::kind_of(other));
+            Err(ApiError::field("think", message))
+        }
+    }
 }
 
 impl Options {

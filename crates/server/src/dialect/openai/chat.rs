@@ -5,13 +5,15 @@ use super::chat_stream::ChatStream;
 use super::form::form;
 use super::logprobs::Namer;
 use super::message::{self, Message};
+use super::tools::{self, Tool};
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
+use crate::chat::{Exchange, Opening, Reasoning};
 use crate::dialect::structure::ResponseFormat;
 use crate::error::ApiError;
-use crate::generate::{Job, guide};
+use crate::generate::Job;
 use crate::models::Lease;
-use crate::prompt::{self, Talk};
+use crate::prompt::Talk;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -30,8 +32,19 @@ form! {
         logprobs: bool,
         /// So many likeliest tokens beside each.
         top_logprobs: Option<u32>,
-        /// How much a reasoning model thinks; templates read it.
+        /// Tools that the answer may call.
+        tools: Option<Vec<Tool>>,
+        /// `none`, `auto`, `required`, one function, or a list of allowed ones.
+        #[cfg_attr(test, schema(value_type = Option<Object>))]
+        tool_choice: Option<Value>,
+        /// More than one call may come; they may where this is left out.
+        parallel_tool_calls: Option<bool>,
+        /// How much a reasoning model thinks: none, minimal, low, medium, high, xhigh, max.
         reasoning_effort: Option<String>,
+        /// Most tokens of reasoning.
+        thinking_token_budget: Option<u32>,
+        /// False leaves the reasoning out of the answer.
+        include_reasoning: Option<bool>,
         /// Further variables of the template.
         #[cfg_attr(test, schema(value_type = Option<Object>))]
         chat_template_kwargs: Option<Map<String, Value>>,
@@ -65,11 +78,7 @@ impl Form for ChatForm {
 }
 
 const REFUSED: Refused = &[
-    ("tools", "not offered yet"),
-    ("tool_choice", "not offered yet"),
-    ("parallel_tool_calls", "not offered yet"),
-    ("include_reasoning", "reasoning is not told apart yet"),
-    ("thinking_token_budget", "reasoning is not told apart yet"),
+    ("best_of", "only completions choose among answers"),
     ("store", "chats are not stored; /v1/responses are"),
     ("metadata", "chats are not stored; /v1/responses are"),
     ("safety_identifier", "use user"),
@@ -95,7 +104,7 @@ pub(crate) async fn create(
     let lease = app.lease(&form.model).await?;
     let job = form.chat_job(&lease)?;
     let prompt_ids = if form.return_token_ids { job.prompts[0].clone() } else { Vec::new() };
-    let kept = Kept::new(&form, &lease, prompt_ids);
+    let kept = Kept::new(&form, &lease, prompt_ids, app.reasoning_field);
     let running = app.run(lease, job, &form.account(caller)).await?;
     if form.stream {
         return Ok(crate::stream::respond(
@@ -119,10 +128,12 @@ pub(crate) struct Kept {
     pub(crate) return_token_ids: bool,
     /// Stands before each answer.
     pub(crate) echo: String,
+    /// The field that reasoning is told in, if it is to be told.
+    pub(crate) reasoning_field: Option<&'static str>,
 }
 
 impl Kept {
-    fn new(form: &ChatForm, lease: &Lease, prompt_ids: Vec<u32>) -> Kept {
+    fn new(form: &ChatForm, lease: &Lease, prompt_ids: Vec<u32>, reasoning_field: &'static str) -> Kept {
         let names = Namer { tokenizer: lease.tokenizer.clone(), as_ids: form.return_tokens_as_token_ids };
         let echo = form.messages.last().filter(|_| form.echo).and_then(|m| m.content.as_ref());
         Kept {
@@ -135,6 +146,7 @@ impl Kept {
             prompt_ids,
             return_token_ids: form.return_token_ids,
             echo: echo.and_then(|c| message::text(c, "").ok()).unwrap_or_default(),
+            reasoning_field: form.include_reasoning.unwrap_or(true).then_some(reasoning_field),
         }
     }
 }
@@ -143,18 +155,15 @@ impl ChatForm {
     /// The prompt and everything else of the job.
     fn chat_job(&self, lease: &Lease) -> Result<Job, ApiError> {
         self.check()?;
-        let rendered = prompt::chat(lease, &self.talk()?)?;
-        let mut job = self.job(lease, vec![rendered.ids])?;
-        job.template = rendered.template;
+        let opening = self.opening(lease)?;
+        let mut job = self.job(lease, vec![opening.rendered.ids.clone()])?;
         if self.max_completion_tokens.is_some() {
             job.sampling.max_tokens = self.max_completion_tokens;
         }
-        if let Some(spec) = self.response_format.as_ref().and_then(ResponseFormat::spec) {
-            if job.constraint.is_some() {
-                return Err(ApiError::field("response_format", "give it or structured_outputs, not both"));
-            }
-            job.constraint = Some(guide(lease, &spec, "response_format")?);
+        if job.constraint.is_some() && opening.is_held() {
+            return Err(ApiError::field("structured_outputs", "the answer is held to something else already"));
         }
+        opening.hold(&mut job);
         if self.logprobs {
             job.sampling.logprobs = Some(self.top_logprobs.unwrap_or(0));
         }
@@ -162,22 +171,28 @@ impl ChatForm {
         Ok(job)
     }
 
-    /// The conversation in the form that templates read.
-    pub(crate) fn talk(&self) -> Result<Talk, ApiError> {
-        let mut variables = self.chat_template_kwargs.clone().unwrap_or_default();
-        if let Some(effort) = &self.reasoning_effort {
-            variables.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());
-            variables.entry("enable_thinking").or_insert_with(|| (effort != "none").into());
-        }
-        Ok(Talk {
+    /// The prompt, and what holds and reads the answer.
+    pub(crate) fn opening(&self, lease: &Lease) -> Result<Opening, ApiError> {
+        let mut tools = tools::read(self.tools.as_deref().unwrap_or_default(), "tools")?;
+        tools::choose(&mut tools, self.tool_choice.as_ref())?;
+        tools.parallel = self.parallel_tool_calls.unwrap_or(true);
+        let talk = Talk {
             messages: message::for_template(&self.messages)?,
             tools: None,
             documents: self.documents.clone(),
             add_generation_prompt: self.add_generation_prompt.unwrap_or(!self.continue_final_message),
             continue_final: self.continue_final_message,
-            variables,
+            variables: self.chat_template_kwargs.clone().unwrap_or_default(),
             template: self.chat_template.clone(),
-        })
+        };
+        let reasoning = Reasoning {
+            on: None,
+            effort: self.reasoning_effort.clone().map(|effort| (effort, "reasoning_effort")),
+            budget: self.thinking_token_budget.map(|tokens| (tokens, "thinking_token_budget")),
+        };
+        let structure = self.response_format.as_ref().and_then(ResponseFormat::spec);
+        let structure = structure.map(|spec| (spec, "response_format"));
+        Exchange { talk, tools, reasoning, structure }.open(lease)
     }
 
     fn check(&self) -> Result<(), ApiError> {

@@ -4,21 +4,32 @@ use super::chat::Kept;
 use super::logprobs::ChatToken;
 use super::usage::Usage;
 use crate::error::ApiError;
-use crate::generate::{Piece, Reason, Running};
+use crate::generate::{Delta, Piece, Reason, Running};
 use allod_engine::{Stats, Token};
+use allod_text::output;
 use serde_json::{Map, Value, json};
 
 /// One answer.
 #[derive(Default)]
 struct Answer {
-    text: String,
+    said: output::Answer,
     tokens: Vec<Token>,
+    reasoning: usize,
     end: Option<(Reason, Stats)>,
 }
 
+impl Answer {
+    fn take(&mut self, delta: Delta) {
+        delta.parts.into_iter().for_each(|part| self.said.take(part));
+        self.tokens.extend(delta.tokens);
+        self.reasoning += delta.reasoning;
+    }
+}
+
 /// OpenAI's word for why an answer ended, and vLLM's `stop_reason`.
-pub(super) fn finish(reason: &Reason) -> (&'static str, Value) {
+pub(super) fn finish(reason: &Reason, calls: bool) -> (&'static str, Value) {
     match reason {
+        Reason::End | Reason::StopToken(_) if calls => ("tool_calls", Value::Null),
         Reason::End | Reason::Cancelled => ("stop", Value::Null),
         Reason::StopToken(id) => ("stop", (*id).into()),
         Reason::StopString(text) => ("stop", text.as_str().into()),
@@ -39,10 +50,7 @@ pub(super) async fn collect(mut running: Running, kept: &Kept) -> Result<Value, 
         let answer = &mut answers[output.answer as usize];
         match output.piece {
             Piece::Prompt(tokens) => prompt_logprobs = Some(tokens),
-            Piece::Delta(delta) => {
-                answer.text.push_str(&delta.text);
-                answer.tokens.extend(delta.tokens);
-            }
+            Piece::Delta(delta) => answer.take(delta),
             Piece::Scored(_) | Piece::Embedded(_) => {}
             Piece::Finished(reason, stats) => answer.end = Some((reason, stats)),
         }
@@ -71,22 +79,39 @@ pub(super) async fn collect(mut running: Running, kept: &Kept) -> Result<Value, 
 }
 
 fn choice(index: u32, answer: Answer, kept: &Kept, usage: &mut Usage) -> Value {
-    let (reason, stats) = answer.end.unwrap_or((Reason::Cancelled, Stats::default()));
+    let Answer { said, tokens, reasoning, end } = answer;
+    let (reason, stats) = end.unwrap_or((Reason::Cancelled, Stats::default()));
     usage.add(index == 0, &stats);
-    let (finish_reason, stop_reason) = finish(&reason);
+    usage.completion_tokens_details.reasoning_tokens += reasoning;
+    let (finish_reason, stop_reason) = finish(&reason, !said.calls.is_empty());
     let mut message = Map::new();
     message.insert("role".into(), "assistant".into());
-    message.insert("content".into(), format!("{}{}", kept.echo, answer.text).into());
+    let content = format!("{}{}", kept.echo, said.content);
+    let silent = content.is_empty() && !said.calls.is_empty();
+    message.insert("content".into(), if silent { Value::Null } else { content.into() });
     message.insert("refusal".into(), Value::Null);
+    if let Some(field) = kept.reasoning_field.filter(|_| !said.reasoning.is_empty()) {
+        message.insert(field.into(), said.reasoning.into());
+    }
+    if !said.calls.is_empty() {
+        let call = |call: output::Call| {
+            json!({
+                "id": call.id,
+                "type": "function",
+                "function": { "name": call.name, "arguments": call.arguments },
+            })
+        };
+        message.insert("tool_calls".into(), said.calls.into_iter().map(call).collect());
+    }
     let mut choice = json!({
         "index": index,
         "message": message,
-        "logprobs": logprobs(kept, &answer.tokens),
+        "logprobs": logprobs(kept, &tokens),
         "finish_reason": finish_reason,
         "stop_reason": stop_reason,
     });
     if kept.return_token_ids {
-        choice["token_ids"] = answer.tokens.iter().map(|t| t.id).collect();
+        choice["token_ids"] = tokens.iter().map(|t| t.id).collect();
     }
     choice
 }

@@ -5,9 +5,9 @@ use super::chat_answer::{finish, logprobs};
 use super::form::StreamOptions;
 use super::usage::Usage;
 use crate::error::{ApiError, Dialect};
-use crate::generate::{Delta, Output, Piece};
+use crate::generate::{Delta, Output, Part, Piece};
 use crate::stream::{Frames, Writer};
-use allod_engine::Stats;
+use allod_engine::{Stats, Token};
 use serde_json::{Value, json};
 
 pub(super) struct ChatStream {
@@ -17,6 +17,8 @@ pub(super) struct ChatStream {
     /// Tokens whose text is still to come, by answer.
     held: Vec<Delta>,
     begun: Vec<bool>,
+    /// Calls so far, by answer.
+    calls: Vec<u32>,
     prompt_logprobs: Option<Value>,
 }
 
@@ -29,6 +31,7 @@ impl ChatStream {
             usage: Usage::default(),
             held: vec![Delta::default(); n],
             begun: vec![false; n],
+            calls: vec![0; n],
             prompt_logprobs: None,
         }
     }
@@ -76,24 +79,57 @@ impl ChatStream {
         self.begin_answer(answer, out);
         self.usage.completion_tokens += delta.tokens.len();
         self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
+        self.usage.completion_tokens_details.reasoning_tokens += delta.reasoning;
         let held = &mut self.held[answer as usize];
         held.append(delta);
-        if held.text.is_empty() {
-            return;
+        if !held.parts.is_empty() {
+            self.send(answer, out);
         }
-        let delta = std::mem::take(held);
-        self.text(answer, &delta, out);
     }
 
-    fn text(&self, answer: u32, delta: &Delta, out: &mut Frames) {
+    /// Sends what is held of an answer; its tokens go with the first part.
+    fn send(&mut self, answer: u32, out: &mut Frames) {
+        let Delta { parts, mut tokens, .. } = std::mem::take(&mut self.held[answer as usize]);
+        let told: Vec<Value> = parts.into_iter().filter_map(|part| self.part(answer, part)).collect();
+        for delta in told {
+            self.chosen(answer, delta, &std::mem::take(&mut tokens), out);
+        }
+        // Tokens of parts that are not told wait for the next that is.
+        self.held[answer as usize].tokens = tokens;
+    }
+
+    /// A part as a delta of the message.
+    fn part(&mut self, answer: u32, part: Part) -> Option<Value> {
+        let calls = &mut self.calls[answer as usize];
+        match part {
+            Part::Content(text) => Some(json!({ "content": text })),
+            Part::Reasoning(text) => {
+                let field = self.kept.reasoning_field?;
+                Some(Value::Object([(field.to_owned(), text.into())].into_iter().collect()))
+            }
+            Part::Call { name, id } => {
+                *calls += 1;
+                let function = json!({ "name": name, "arguments": "" });
+                let call = json!({ "index": *calls - 1, "id": id, "type": "function", "function": function });
+                Some(json!({ "tool_calls": [call] }))
+            }
+            Part::Arguments(text) => {
+                let call = json!({ "index": calls.saturating_sub(1), "function": { "arguments": text } });
+                Some(json!({ "tool_calls": [call] }))
+            }
+            Part::CallEnd => None,
+        }
+    }
+
+    fn chosen(&self, answer: u32, delta: Value, tokens: &[Token], out: &mut Frames) {
         let mut choice = json!({
             "index": answer,
-            "delta": { "content": delta.text },
-            "logprobs": logprobs(&self.kept, &delta.tokens),
+            "delta": delta,
+            "logprobs": logprobs(&self.kept, tokens),
             "finish_reason": null,
         });
         if self.kept.return_token_ids {
-            choice["token_ids"] = delta.tokens.iter().map(|t| t.id).collect();
+            choice["token_ids"] = tokens.iter().map(|t| t.id).collect();
         }
         out.data(&self.chunk(json!([choice])));
     }
@@ -114,11 +150,11 @@ impl Writer for ChatStream {
                 self.begin_answer(output.answer, out);
                 let rest = std::mem::take(&mut self.held[output.answer as usize]);
                 if !rest.tokens.is_empty() && (self.kept.namer.is_some() || self.kept.return_token_ids) {
-                    self.text(output.answer, &rest, out);
+                    self.chosen(output.answer, json!({ "content": "" }), &rest.tokens, out);
                 }
                 // The tokens were counted while they came.
                 self.usage.add(output.answer == 0, &Stats { generated_tokens: 0, ..stats });
-                let (finish_reason, stop_reason) = finish(&reason);
+                let (finish_reason, stop_reason) = finish(&reason, self.calls[output.answer as usize] > 0);
                 let choice = json!([{
                     "index": output.answer,
                     "delta": {},

@@ -6,7 +6,7 @@ use super::logprobs::Namer;
 use crate::app::{App, Caller};
 use crate::body::{self, Form, Refused};
 use crate::error::ApiError;
-use crate::generate::Job;
+use crate::generate::{Job, check_answers};
 use crate::models::Lease;
 use crate::prompt;
 use axum::Extension;
@@ -39,6 +39,8 @@ form! {
         echo: bool,
         /// Log-probabilities, each with so many likeliest tokens.
         logprobs: Option<u32>,
+        /// So many answers are made, of which the likeliest `n` are given.
+        best_of: Option<u32>,
         /// What the model wants around a text (BOS) is added.
         add_special_tokens: Option<bool>,
     }
@@ -83,7 +85,9 @@ pub(super) struct Kept {
     pub(super) prompts: Vec<Vec<u32>>,
     /// Texts of the prompts, where they stand before the answers.
     pub(super) echo: Option<Vec<String>>,
+    /// Answers made to each prompt, and how many of them are given.
     pub(super) n: u32,
+    pub(super) given: u32,
     pub(super) return_token_ids: bool,
 }
 
@@ -99,6 +103,7 @@ impl Kept {
             prompts: job.prompts.clone(),
             echo: form.echo.then_some(texts),
             n: job.n,
+            given: form.n.unwrap_or(1),
             return_token_ids: form.return_token_ids,
         }
     }
@@ -111,14 +116,25 @@ impl CompletionForm {
             return Err(ApiError::field("stream_options", "only for streams"));
         }
         let (prompts, texts) = self.prompts(lease)?;
+        let n = self.n.unwrap_or(1);
+        if let Some(most) = self.best_of.filter(|most| *most < n || (self.stream && *most > n)) {
+            let message = match self.stream {
+                true => "the best are known when all are complete, so they cannot be streamed".into(),
+                false => format!("expected at least n ({n}), found {most}"),
+            };
+            return Err(ApiError::field("best_of", message));
+        }
         let mut job = self.job(lease, prompts)?;
+        job.n = self.best_of.unwrap_or(n);
+        check_answers(job.prompts.len(), job.n)?;
         let max = self.max_tokens.or(job.sampling.max_tokens).unwrap_or(MAX_TOKENS);
         job.silent = max == 0;
         if job.silent && !self.echo {
             return Err(ApiError::field("max_tokens", "0 makes sense only with echo"));
         }
         job.sampling.max_tokens = Some(max.max(1));
-        job.sampling.logprobs = self.logprobs;
+        // The likeliest are chosen by log-probabilities.
+        job.sampling.logprobs = self.logprobs.or((job.n > n).then_some(0));
         job.sampling.validate(lease.vocabulary).map_err(|e| ApiError::field(e.name, &e))?;
         if self.echo && self.logprobs.is_some() && job.prompt_logprobs.is_none() {
             job.prompt_logprobs = self.logprobs;
@@ -135,7 +151,7 @@ impl CompletionForm {
             Prompt::Texts(texts) => texts.clone(),
         };
         let encode = |text: &String| match &self.suffix {
-            Some(suffix) => prompt::fill_in(lease, text, suffix),
+            Some(suffix) => prompt::fill_in(lease, &[], text, suffix),
             None => prompt::plain(lease, text, self.add_special_tokens.unwrap_or(true)),
         };
         Ok((texts.iter().map(encode).collect::<Result<_, _>>()?, texts))

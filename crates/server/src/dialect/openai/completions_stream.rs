@@ -9,6 +9,7 @@ use crate::error::{ApiError, Dialect};
 use crate::generate::{Delta, Output, Piece, Running};
 use crate::stream::{Frames, Writer};
 use allod_engine::Token;
+use allod_engine::engine::best_of;
 use serde_json::{Value, json};
 
 /// One continuation on its way.
@@ -67,7 +68,9 @@ impl CompletionStream {
         }
         let p = (answer / self.kept.n) as usize;
         let Some(echo) = &self.kept.echo else { return };
-        text.held.text.insert_str(0, &echo[p]);
+        if !echo[p].is_empty() {
+            text.held.parts.insert(0, crate::generate::Part::Content(echo[p].clone()));
+        }
         if let (Some(count), Some(tokens)) = (self.kept.logprobs, &self.prompts[p]) {
             let first = Token { id: self.kept.prompts[p][0], logprob: None, top: Vec::new() };
             for token in std::iter::once(&first).chain(tokens) {
@@ -96,14 +99,14 @@ impl CompletionStream {
         let text = &mut self.texts[answer as usize];
         let delta = std::mem::take(&mut text.held);
         let logprobs = std::mem::take(&mut text.logprobs);
-        let (finish_reason, stop_reason) = match end.map(finish) {
+        let (finish_reason, stop_reason) = match end.map(|reason| finish(reason, false)) {
             Some((word, stop)) => (Value::from(word), stop),
             None => (Value::Null, Value::Null),
         };
         let p = (answer / self.kept.n) as usize;
         let mut choice = json!({
             "index": answer,
-            "text": delta.text,
+            "text": delta.text(),
             "logprobs": self.kept.logprobs.map(|_| logprobs),
             "finish_reason": finish_reason,
             "stop_reason": stop_reason,
@@ -149,10 +152,26 @@ pub(super) async fn collect(mut running: Running, kept: Kept) -> Result<Value, A
     let fingerprint = running.lease.fingerprint();
     let mut stream = CompletionStream::new(kept, None);
     let mut choices = vec![Value::Null; stream.texts.len()];
+    let mut tokens = vec![Vec::new(); choices.len()];
     while let Some(output) = running.next().await {
-        if let Some((answer, reason)) = stream.accept(output?) {
+        let output = output?;
+        if let Piece::Delta(delta) = &output.piece {
+            tokens[output.answer as usize].extend(delta.tokens.iter().cloned());
+        }
+        if let Some((answer, reason)) = stream.accept(output) {
             choices[answer as usize] = stream.choice(answer, Some(&reason));
         }
+    }
+    let (made, given) = (stream.kept.n as usize, stream.kept.given as usize);
+    if given < made {
+        let best = |(p, tokens): (usize, &[Vec<Token>])| best_of(tokens, given).into_iter().map(move |i| p * made + i);
+        let best: Vec<usize> = tokens.chunks(made).enumerate().flat_map(best).collect();
+        let chosen = |(index, best): (usize, usize)| {
+            let mut choice = std::mem::take(&mut choices[best]);
+            choice["index"] = index.into();
+            choice
+        };
+        choices = best.into_iter().enumerate().map(chosen).collect();
     }
     let mut response = stream.object(choices.into());
     response["usage"] = json!(stream.usage);
@@ -167,7 +186,7 @@ impl Writer for CompletionStream {
     fn output(&mut self, output: Output, out: &mut Frames) {
         let answer = output.answer;
         let end = self.accept(output);
-        if end.is_none() && self.texts[answer as usize].held.text.is_empty() {
+        if end.is_none() && self.texts[answer as usize].held.parts.is_empty() {
             return;
         }
         let choice = self.choice(answer, end.as_ref().map(|(_, reason)| reason));

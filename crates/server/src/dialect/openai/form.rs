@@ -231,7 +231,6 @@ pub(crate) use form;
 
 /// Fields of both kinds of completion that are known and not offered.
 pub(crate) const REFUSED: crate::body::Refused = &[
-    ("best_of", "ask for n answers and choose among them"),
     ("use_beam_search", "beam search is not offered"),
     ("length_penalty", "beam search is not offered"),
     ("early_stopping", "beam search is not offered"),

@@ -10,9 +10,11 @@ mod logprobs;
 mod message;
 pub(crate) mod models;
 mod sampling;
+mod tools;
 mod usage;
 
 pub(crate) use completions::Prompt;
 pub(crate) use logprobs::Namer;
 pub(crate) use message::{Message, for_template};
 pub(crate) use sampling::neutral;
+pub(crate) use tools::{Tool, allowed, read as read_tools, word};

@@ -19,7 +19,7 @@ fn object(app: &App, name: &str, spec: &Spec) -> Value {
         "created_at": crate::time::rfc3339(spec.modified),
         "created": spec.modified.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         "owned_by": "allod",
-        "root": name,
+        "root": spec.adapter.as_ref().map_or_else(|| name.to_owned(), |path| path.display().to_string()),
         "parent": spec.parent,
         "aliases": spec.aliases,
         "status": { "value": if working.is_some() { "loaded" } else { "unloaded" } },

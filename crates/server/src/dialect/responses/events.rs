@@ -1,9 +1,10 @@
 //! A response as a stream of events.
 
+use super::items::{Kind, Step};
 use super::record::Record;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::generate::{Output, Piece};
+use crate::generate::Output;
 use crate::stream::{Frames, Writer};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -14,22 +15,70 @@ pub(super) struct Events {
     number: u64,
 }
 
+/// Gives events their number.
+fn send(number: &mut u64, kind: &str, mut event: Value, out: &mut Frames) {
+    event["type"] = kind.into();
+    event["sequence_number"] = (*number).into();
+    *number += 1;
+    out.event(kind, &event);
+}
+
+/// What became of an item, in events.
+fn tell(index: usize, step: Step<'_>, number: &mut u64, out: &mut Frames) {
+    let (Step::Opened(item) | Step::Grew(item, _) | Step::Closed(item, _)) = &step;
+    let at = |name: &str, value: Value| {
+        let mut event = json!({ "item_id": item.id, "output_index": index });
+        event[name] = value;
+        if !matches!(item.kind, Kind::Call { .. }) {
+            event["content_index"] = 0.into();
+        }
+        event
+    };
+    let (delta, done, name) = match item.kind {
+        Kind::Message => ("response.output_text.delta", "response.output_text.done", "text"),
+        Kind::Reasoning => ("response.reasoning_text.delta", "response.reasoning_text.done", "text"),
+        Kind::Call { .. } => {
+            ("response.function_call_arguments.delta", "response.function_call_arguments.done", "arguments")
+        }
+    };
+    let has_parts = !matches!(item.kind, Kind::Call { .. });
+    let is_message = item.kind == Kind::Message;
+    let logprobs = |mut event: Value| {
+        if is_message {
+            event["logprobs"] = json!([]);
+        }
+        event
+    };
+    match step {
+        Step::Opened(item) => {
+            let added = json!({ "output_index": index, "item": item.beginning() });
+            send(number, "response.output_item.added", added, out);
+            if has_parts {
+                send(number, "response.content_part.added", at("part", item.part()), out);
+            }
+        }
+        Step::Grew(_, text) => send(number, delta, logprobs(at("delta", text.into())), out),
+        Step::Closed(item, told) => {
+            let mut whole = logprobs(at(name, item.text.as_str().into()));
+            if let Kind::Call { name, .. } = &item.kind {
+                whole["name"] = name.as_str().into();
+            }
+            send(number, done, whole, out);
+            if has_parts {
+                send(number, "response.content_part.done", at("part", item.part()), out);
+            }
+            send(number, "response.output_item.done", json!({ "output_index": index, "item": told }), out);
+        }
+    }
+}
+
 impl Events {
     pub(super) fn new(record: Record, app: &Arc<App>) -> Events {
         Events { record, app: Arc::clone(app), number: 0 }
     }
 
-    fn send(&mut self, kind: &str, mut event: Value, out: &mut Frames) {
-        event["type"] = kind.into();
-        event["sequence_number"] = self.number.into();
-        self.number += 1;
-        out.event(kind, &event);
-    }
-
-    /// An event about the part that is being written.
-    fn part(&mut self, kind: &str, name: &str, value: Value, out: &mut Frames) {
-        let event = json!({ "item_id": self.record.message_id, "output_index": 0, "content_index": 0, name: value });
-        self.send(kind, event, out);
+    fn send(&mut self, kind: &str, event: Value, out: &mut Frames) {
+        send(&mut self.number, kind, event, out);
     }
 }
 
@@ -40,37 +89,11 @@ impl Writer for Events {
         let response = self.record.object();
         self.send("response.created", json!({ "response": response }), out);
         self.send("response.in_progress", json!({ "response": response }), out);
-        let mut item = self.record.message("in_progress");
-        item["content"] = json!([]);
-        self.send("response.output_item.added", json!({ "output_index": 0, "item": item }), out);
-        let part = self.record.part();
-        self.part("response.content_part.added", "part", part, out);
     }
 
     fn output(&mut self, output: Output, out: &mut Frames) {
-        let text = match &output.piece {
-            Piece::Delta(delta) => delta.text.clone(),
-            _ => String::new(),
-        };
-        let over = matches!(output.piece, Piece::Finished(..));
-        self.record.take(output.piece);
-        if !text.is_empty() {
-            let event = json!({
-                "item_id": self.record.message_id, "output_index": 0, "content_index": 0, "delta": text, "logprobs": [],
-            });
-            self.send("response.output_text.delta", event, out);
-        }
-        if over {
-            let event = json!({
-                "item_id": self.record.message_id, "output_index": 0, "content_index": 0, "text": self.record.text,
-                "logprobs": [],
-            });
-            self.send("response.output_text.done", event, out);
-            let part = self.record.part();
-            self.part("response.content_part.done", "part", part, out);
-            let item = self.record.output.first().cloned();
-            self.send("response.output_item.done", json!({ "output_index": 0, "item": item }), out);
-        }
+        let number = &mut self.number;
+        self.record.take(output.piece, &mut |index, step| tell(index, step, number, out));
     }
 
     fn end(&mut self, out: &mut Frames) {

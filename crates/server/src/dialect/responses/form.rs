@@ -1,8 +1,11 @@
 //! What is asked for.
 
 use crate::body::{Form, Refused};
+use crate::chat::{Choice, Tools, function};
+use crate::dialect::openai::{allowed, word};
 use crate::error::ApiError;
-use serde::Deserialize;
+use allod_text::grammar::Spec;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// An input to be answered.
@@ -32,6 +35,14 @@ pub(crate) struct ResponseForm {
     pub(crate) metadata: Option<Map<String, Value>>,
     pub(crate) reasoning: Option<Reasoning>,
     pub(crate) text: Option<Text>,
+    /// Functions that the answer may call.
+    #[cfg_attr(test, schema(value_type = Option<Vec<FunctionTool>>))]
+    pub(crate) tools: Option<Vec<Value>>,
+    /// `none`, `auto`, `required`, one function, or a list of allowed ones.
+    #[cfg_attr(test, schema(value_type = Option<Object>))]
+    pub(crate) tool_choice: Option<Value>,
+    /// More than one call may come; they may where this is left out.
+    pub(crate) parallel_tool_calls: Option<bool>,
     /// Only `disabled`: nothing is cut.
     pub(crate) truncation: Option<String>,
     pub(crate) service_tier: Option<String>,
@@ -45,19 +56,52 @@ pub(crate) struct Reasoning {
     pub(crate) effort: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Text {
     pub(crate) format: Option<Format>,
 }
 
+/// What the text of an answer keeps to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Format {
+    /// Nothing.
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that a schema describes.
+    JsonSchema {
+        /// For people and logs.
+        name: Option<String>,
+        /// What it is for.
+        description: Option<String>,
+        /// The schema.
+        #[cfg_attr(test, schema(value_type = Object))]
+        schema: Value,
+        /// Answers are always held to the schema.
+        strict: Option<bool>,
+    },
+}
+
+/// A function that the client can run.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Format {
+pub(crate) struct FunctionTool {
+    /// Only `function`: the server runs no tools of its own.
     #[serde(rename = "type")]
+    #[expect(dead_code, reason = "it was looked at before")]
     pub(crate) kind: String,
+    pub(crate) name: Option<String>,
+    pub(crate) description: Option<String>,
+    /// A JSON schema of the arguments.
+    #[cfg_attr(test, schema(value_type = Option<Object>))]
+    pub(crate) parameters: Option<Value>,
+    /// Calls keep to the schema also where the model is free to call or not.
+    pub(crate) strict: Option<bool>,
 }
 
 impl Form for ResponseForm {
@@ -65,9 +109,6 @@ impl Form for ResponseForm {
         ("conversation", "use previous_response_id"),
         ("prompt", "prompts are not stored here"),
         ("include", "nothing more is kept than what is returned"),
-        ("tools", "not offered in responses yet; use chat completions"),
-        ("tool_choice", "not offered in responses yet; use chat completions"),
-        ("parallel_tool_calls", "not offered in responses yet; use chat completions"),
         ("top_logprobs", "use chat completions"),
         ("max_tool_calls", "the server calls no tools"),
     ];
@@ -83,12 +124,47 @@ impl ResponseForm {
         };
         one_of("truncation", self.truncation.as_deref(), &["disabled"])?;
         one_of("service_tier", self.service_tier.as_deref(), &["auto", "default"])?;
-        let format = self.text.as_ref().and_then(|t| t.format.as_ref());
-        one_of("text.format.type", format.map(|f| f.kind.as_str()), &["text"])?;
         if self.background && self.store == Some(false) {
             return Err(ApiError::field("background", "what is made in the background has to be stored"));
         }
         Ok(())
+    }
+
+    /// The tools, and which of them are to be called.
+    pub(super) fn tools(&self) -> Result<Tools, ApiError> {
+        let mut tools = Tools { parallel: self.parallel_tool_calls.unwrap_or(true), ..Tools::default() };
+        for (i, tool) in self.tools.iter().flatten().enumerate() {
+            let at = format!("tools[{i}]");
+            if let Some(kind) = tool["type"].as_str().filter(|kind| *kind != "function") {
+                let message = format!("the server runs no tools of its own; expected function, found {kind:?}");
+                return Err(ApiError::field(format!("{at}.type"), message));
+            }
+            let tool: FunctionTool = serde_json::from_value(tool.clone()).map_err(|e| ApiError::field(&at, e))?;
+            let name = tool.name.as_deref().unwrap_or_default();
+            tools.list.push(function(name, tool.description.as_deref(), tool.parameters.as_ref(), &at)?);
+            tools.strict |= tool.strict.unwrap_or(false);
+        }
+        let Some(choice) = &self.tool_choice else { return Ok(tools) };
+        let name = |value: &Value| value["name"].as_str().map(str::to_owned);
+        match choice["type"].as_str() {
+            Some("allowed_tools") => allowed(&mut tools, choice, name)?,
+            Some("function") => {
+                let name = name(choice).ok_or_else(|| ApiError::field("tool_choice.name", "expected a name"))?;
+                tools.choice = Choice::Named(name);
+            }
+            _ => tools.choice = word(choice)?,
+        }
+        Ok(tools)
+    }
+
+    /// What content is held to.
+    pub(super) fn structure(&self) -> Option<(Spec, &'static str)> {
+        let spec = match self.text.as_ref()?.format.as_ref()? {
+            Format::Text => return None,
+            Format::JsonObject => Spec::JsonObject,
+            Format::JsonSchema { schema, .. } => Spec::JsonSchema(schema.clone()),
+        };
+        Some((spec, "text.format"))
     }
 
     /// The input as items.
@@ -104,38 +180,7 @@ impl ResponseForm {
         if items.is_empty() {
             return Err(ApiError::field("input", "expected at least one item"));
         }
-        items.iter().try_for_each(|item| for_template(item).map(drop))?;
+        super::input::messages(&items)?;
         Ok(items)
     }
-}
-
-/// An item as templates read messages.
-pub(super) fn for_template(item: &Value) -> Result<Value, ApiError> {
-    let text = |name: &str| item.get(name).and_then(Value::as_str);
-    match text("type").unwrap_or("message") {
-        "message" => {}
-        other => return Err(ApiError::field("input", format!("there is no reading of items of type {other:?}"))),
-    }
-    let role = match text("role") {
-        Some("developer") => "system",
-        Some(role @ ("system" | "user" | "assistant")) => role,
-        other => return Err(ApiError::field("input", format!("expected a role, found {other:?}"))),
-    };
-    let content = match item.get("content") {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => {
-            let part = |part: &Value| match part.get("type").and_then(Value::as_str) {
-                Some("input_text" | "output_text" | "text") => {
-                    let text = part.get("text").and_then(Value::as_str);
-                    text.map(str::to_owned).ok_or_else(|| ApiError::field("input", "a part of a message has no text"))
-                }
-                other => {
-                    Err(ApiError::field("input", format!("the model reads text; there is no reading of {other:?}")))
-                }
-            };
-            parts.iter().map(part).collect::<Result<String, _>>()?
-        }
-        _ => return Err(ApiError::field("input", "a message has no content")),
-    };
-    Ok(json!({ "role": role, "content": content }))
 }

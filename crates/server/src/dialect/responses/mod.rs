@@ -2,14 +2,19 @@
 
 mod events;
 mod form;
+mod input;
+mod items;
 mod record;
+
+pub(crate) use input::{text_of, transcript};
 
 use crate::app::{App, Caller};
 use crate::body;
+use crate::chat::{Exchange, Reasoning};
 use crate::error::{ApiError, Kind};
-use crate::generate::{Job, Piece, Reason, Running, layered};
+use crate::generate::{Job, Running, layered};
 use crate::models::{Lease, lock};
-use crate::prompt::{self, Rendered, Talk};
+use crate::prompt::Talk;
 use crate::stream::routes::Resume;
 use crate::stream::{Writer, event_stream};
 use axum::body::Body;
@@ -82,14 +87,16 @@ pub(crate) async fn create(
 /// The job of an input after what was said before.
 fn job(lease: &Lease, form: &ResponseForm, before: &[Value], input: &[Value]) -> Result<Job, ApiError> {
     let system = form.instructions.as_ref().map(|text| json!({ "role": "system", "content": text }));
-    let said = before.iter().chain(input).map(form::for_template).collect::<Result<Vec<_>, _>>()?;
-    let messages: Vec<Value> = system.into_iter().chain(said).collect();
-    let mut talk = Talk { messages, add_generation_prompt: true, ..Talk::default() };
-    if let Some(effort) = form.reasoning.as_ref().and_then(|r| r.effort.as_deref()) {
-        talk.variables.insert("reasoning_effort".into(), effort.into());
-        talk.variables.insert("enable_thinking".into(), (effort != "none").into());
-    }
-    let Rendered { ids, template, .. } = prompt::chat(lease, &talk)?;
+    let items: Vec<Value> = before.iter().chain(input).cloned().collect();
+    let messages = system.into_iter().chain(input::messages(&items)?).collect();
+    let effort = form.reasoning.as_ref().and_then(|reasoning| reasoning.effort.clone());
+    let exchange = Exchange {
+        talk: Talk { messages, add_generation_prompt: true, ..Talk::default() },
+        tools: form.tools()?,
+        reasoning: Reasoning { effort: effort.map(|effort| (effort, "reasoning.effort")), ..Reasoning::default() },
+        structure: form.structure(),
+    };
+    let opening = exchange.open(lease)?;
     let values = [
         ("temperature", form.temperature.map(Value::from)),
         ("top_p", form.top_p.map(Value::from)),
@@ -100,7 +107,9 @@ fn job(lease: &Lease, form: &ResponseForm, before: &[Value], input: &[Value]) ->
     sampling
         .validate(lease.vocabulary)
         .map_err(|e| ApiError::field(e.name, format!("expected {}, found {}", e.expected, e.found)))?;
-    Ok(Job { stop: lease.spec.stop.clone(), template, ..Job::new(ids, sampling) })
+    let mut job = Job { stop: lease.spec.stop.clone(), ..Job::new(opening.rendered.ids.clone(), sampling) };
+    opening.hold(&mut job);
+    Ok(job)
 }
 
 /// Everything that was said up to and with a response.
@@ -120,7 +129,7 @@ fn conversation(app: &App, id: &str) -> Result<Vec<Value>, ApiError> {
 async fn finish(running: &mut Running, mut record: Record) -> Record {
     while let Some(output) = running.next().await {
         match output {
-            Ok(output) => record.take(output.piece),
+            Ok(output) => record.take(output.piece, &mut |_, _| ()),
             Err(error) => {
                 record.fail(&error);
                 break;
@@ -128,18 +137,6 @@ async fn finish(running: &mut Running, mut record: Record) -> Record {
         }
     }
     record
-}
-
-impl Record {
-    fn take(&mut self, piece: Piece) {
-        match piece {
-            Piece::Delta(delta) => self.text.push_str(&delta.text),
-            Piece::Finished(reason, stats) => {
-                self.end(!matches!(reason, Reason::Length | Reason::ContextFull), &stats);
-            }
-            Piece::Prompt(_) | Piece::Scored(_) | Piece::Embedded(_) => {}
-        }
-    }
 }
 
 /// Lets a response be made while nobody waits for it.

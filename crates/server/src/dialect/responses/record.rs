@@ -1,10 +1,11 @@
 //! A response as it is remembered and as it is told.
 
 use super::KIND;
-use super::form::ResponseForm;
+use super::form::{Format, ResponseForm};
+use super::items::{Items, Step};
 use crate::app::App;
 use crate::error::ApiError;
-use allod_engine::Stats;
+use crate::generate::{Piece, Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -16,10 +17,11 @@ pub(super) struct Record {
     pub(super) input: Vec<Value>,
     /// Items of the answer, once it is complete.
     pub(super) output: Vec<Value>,
-    /// The answer so far.
+    /// The answer so far, and how many of its tokens were reasoning.
     #[serde(skip)]
-    pub(super) text: String,
-    pub(super) message_id: String,
+    items: Items,
+    #[serde(skip)]
+    reasoning: usize,
     created: u64,
     model: String,
     instructions: Option<String>,
@@ -29,6 +31,16 @@ pub(super) struct Record {
     temperature: f32,
     top_p: f32,
     metadata: Map<String, Value>,
+    #[serde(default)]
+    tools: Value,
+    #[serde(default)]
+    tool_choice: Value,
+    #[serde(default)]
+    parallel_tool_calls: bool,
+    #[serde(default)]
+    effort: Option<String>,
+    #[serde(default)]
+    format: Value,
     error: Value,
     incomplete: bool,
     usage: Value,
@@ -42,8 +54,8 @@ impl Record {
             previous_response_id: form.previous_response_id.clone(),
             input,
             output: Vec::new(),
-            text: String::new(),
-            message_id: crate::ids::new("msg_"),
+            items: Items::default(),
+            reasoning: 0,
             created,
             model: model.into(),
             instructions: form.instructions.clone(),
@@ -53,6 +65,11 @@ impl Record {
             temperature: form.temperature.unwrap_or(1.0),
             top_p: form.top_p.unwrap_or(1.0),
             metadata: form.metadata.clone().unwrap_or_default(),
+            tools: json!(form.tools.clone().unwrap_or_default()),
+            tool_choice: form.tool_choice.clone().unwrap_or_else(|| "auto".into()),
+            parallel_tool_calls: form.parallel_tool_calls.unwrap_or(true),
+            effort: form.reasoning.as_ref().and_then(|reasoning| reasoning.effort.clone()),
+            format: json!(form.text.as_ref().and_then(|text| text.format.as_ref()).unwrap_or(&Format::Text)),
             error: Value::Null,
             incomplete: false,
             usage: Value::Null,
@@ -82,33 +99,27 @@ impl Record {
         self.error = json!({ "code": "server_error", "message": error.message });
     }
 
-    /// The answer is complete, or as long as it may be.
-    pub(super) fn end(&mut self, complete: bool, stats: &Stats) {
-        self.status = if complete { "completed" } else { "incomplete" }.into();
-        self.incomplete = !complete;
-        self.output = vec![self.message(&self.status)];
-        self.usage = json!({
-            "input_tokens": stats.prompt_tokens,
-            "input_tokens_details": { "cached_tokens": stats.cached_tokens },
-            "output_tokens": stats.generated_tokens,
-            "output_tokens_details": { "reasoning_tokens": 0 },
-            "total_tokens": stats.prompt_tokens + stats.generated_tokens,
-        });
-    }
-
-    /// The answer's message.
-    pub(super) fn message(&self, status: &str) -> Value {
-        json!({
-            "id": self.message_id,
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": [self.part()],
-        })
-    }
-
-    pub(super) fn part(&self) -> Value {
-        json!({ "type": "output_text", "text": self.text, "annotations": [], "logprobs": [] })
+    /// Takes a piece of the answer; `tell` hears what became of which item.
+    pub(super) fn take(&mut self, piece: Piece, tell: &mut impl FnMut(usize, Step<'_>)) {
+        match piece {
+            Piece::Delta(delta) => {
+                self.reasoning += delta.reasoning;
+                delta.parts.into_iter().for_each(|part| self.items.take(part, tell));
+            }
+            Piece::Finished(reason, stats) => {
+                self.incomplete = matches!(reason, Reason::Length | Reason::ContextFull);
+                self.status = if self.incomplete { "incomplete" } else { "completed" }.into();
+                self.output = self.items.end(&self.status, tell);
+                self.usage = json!({
+                    "input_tokens": stats.prompt_tokens,
+                    "input_tokens_details": { "cached_tokens": stats.cached_tokens },
+                    "output_tokens": stats.generated_tokens,
+                    "output_tokens_details": { "reasoning_tokens": self.reasoning },
+                    "total_tokens": stats.prompt_tokens + stats.generated_tokens,
+                });
+            }
+            Piece::Prompt(_) | Piece::Scored(_) | Piece::Embedded(_) => {}
+        }
     }
 
     pub(super) fn object(&self) -> Value {
@@ -124,14 +135,14 @@ impl Record {
             "max_output_tokens": self.max_output_tokens,
             "model": self.model,
             "output": self.output,
-            "parallel_tool_calls": true,
+            "parallel_tool_calls": self.parallel_tool_calls,
             "previous_response_id": self.previous_response_id,
-            "reasoning": { "effort": null, "summary": null },
+            "reasoning": { "effort": self.effort, "summary": null },
             "store": self.store,
             "temperature": self.temperature,
-            "text": { "format": { "type": "text" } },
-            "tool_choice": "auto",
-            "tools": [],
+            "text": { "format": self.format },
+            "tool_choice": self.tool_choice,
+            "tools": self.tools,
             "top_p": self.top_p,
             "truncation": "disabled",
             "usage": self.usage,
