@@ -242,6 +242,189 @@ def test_ollama_models(s):
             assert e.status_code == 501
 
 
+# How the model of the tests below writes calls and reasoning: Hermes' way, as many models do. No model this small calls
+# tools by itself, so calls are forced.
+TEMPLATE = """\
+{% for tool in tools or [] %}{{ tool | tojson }}{{ '\\n' }}{% endfor %}{% for m in messages %}\
+{% if m.role == 'tool' %}<tool_response>{{ m.content }}</tool_response>{{ '\\n' }}{% else %}\
+{{ m.role }}: {% if m.reasoning_content %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% endif %}{{ m.content or '' }}{% for call in m.tool_calls or [] %}{{ '\\n' }}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}{{ '\\n' }}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}assistant: <think>
+{% if enable_thinking is defined and not enable_thinking %}{{ '\\n' }}</think>
+
+{% endif %}{% endif %}"""
+
+WEATHER = {
+    "type": "object",
+    "properties": {"unit": {"type": "string", "enum": ["celsius", "kelvin"]}, "exact": {"type": "boolean"}},
+    "required": ["unit", "exact"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "Weather.", "parameters": WEATHER}}]
+HI = [{"role": "user", "content": "hi"}]
+QUIET = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+def fits(arguments):
+    return arguments["unit"] in ("celsius", "kelvin") and isinstance(arguments["exact"], bool) and len(arguments) == 2
+
+
+def test_openai_tools(s):
+    s.ollama.create("tooled", from_="default", template=TEMPLATE)
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ("required", named):
+        ask = dict(model="tooled", messages=HI, tools=TOOLS, tool_choice=choice, max_tokens=100, seed=2)
+        ask.update(parallel_tool_calls=False, extra_body=QUIET)
+        whole = s.openai.chat.completions.create(**ask).choices[0]
+        [call] = whole.message.tool_calls
+        assert whole.finish_reason == "tool_calls" and whole.message.content is None
+        assert call.function.name == "get_weather" and fits(json.loads(call.function.arguments))
+        arguments, ids = "", []
+        for chunk in s.openai.chat.completions.create(**ask, stream=True):
+            for delta in chunk.choices[0].delta.tool_calls or []:
+                assert delta.index == 0
+                ids += [delta.id] if delta.id else []
+                arguments += delta.function.arguments or ""
+        assert arguments == call.function.arguments and len(ids) == 1
+        with s.openai.chat.completions.stream(**ask) as stream:
+            streamed = stream.get_final_completion().choices[0].message.tool_calls[0].function
+        assert streamed.arguments == call.function.arguments and streamed.name == "get_weather"
+        # The result goes back, and the model answers.
+        talk = HI + [whole.message, {"role": "tool", "tool_call_id": call.id, "content": "21"}]
+        answer = s.openai.chat.completions.create(model="tooled", messages=talk, tools=TOOLS, tool_choice="none", max_tokens=8, extra_body=QUIET)
+        assert answer.choices[0].message.content and not answer.choices[0].message.tool_calls
+    try:
+        s.openai.chat.completions.create(model="tooled", messages=HI, extra_body={"functions": []})
+        raise AssertionError("functions were ignored")
+    except openai.BadRequestError as e:
+        assert e.param == "functions"
+
+
+def test_openai_reasoning(s):
+    ask = dict(model="tooled", messages=HI, max_tokens=80, seed=4, extra_body={"thinking_token_budget": 20})
+    whole = s.openai.chat.completions.create(**ask)
+    message = whole.choices[0].message
+    assert message.reasoning_content and message.content and "think>" not in message.content
+    assert 0 < whole.usage.completion_tokens_details.reasoning_tokens <= 20
+    deltas = [c.choices[0].delta for c in s.openai.chat.completions.create(**ask, stream=True)]
+    assert "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) == message.reasoning_content
+    assert "".join(d.content or "" for d in deltas) == message.content
+    none = s.openai.chat.completions.create(model="tooled", messages=HI, max_tokens=8, reasoning_effort="none")
+    assert getattr(none.choices[0].message, "reasoning_content", None) is None
+    try:
+        s.openai.chat.completions.create(model="default", messages=HI, reasoning_effort="high")
+        raise AssertionError("this model does not reason")
+    except openai.BadRequestError as e:
+        assert e.param == "reasoning_effort"
+
+
+def test_openai_responses(s):
+    ask = dict(model="default", input="a fish", max_output_tokens=16, temperature=0)
+    whole = s.openai.responses.create(**ask)
+    with s.openai.responses.stream(**ask) as stream:
+        text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text == whole.output_text
+    assert s.openai.responses.retrieve(whole.id).output_text == text
+    assert [i.type for i in s.openai.responses.input_items.list(whole.id)] == ["message"]
+    more = s.openai.responses.create(**{**ask, "input": "and a dog"}, previous_response_id=whole.id)
+    assert more.usage.input_tokens > whole.usage.input_tokens
+    behind = s.openai.responses.create(**{**ask, "max_output_tokens": 400, "temperature": 1}, background=True)
+    assert s.openai.responses.cancel(behind.id).status in ("cancelled", "completed")
+    s.openai.responses.delete(whole.id)
+    tools = [{"type": "function", "name": "get_weather", "parameters": WEATHER, "strict": True}]
+    ask = dict(model="tooled", input="hi", tools=tools, tool_choice="required", reasoning={"effort": "none"})
+    called = s.openai.responses.create(**ask, parallel_tool_calls=False)
+    [call] = [o for o in called.output if o.type == "function_call"]
+    assert fits(json.loads(call.arguments)), call
+    with s.openai.responses.stream(**ask, parallel_tool_calls=False) as stream:
+        kinds = [e.type for e in stream]
+        assert stream.get_final_response().output[0].type == "function_call"
+    assert "response.function_call_arguments.done" in kinds and kinds[-1] == "response.completed"
+    result = [{"type": "function_call_output", "call_id": call.call_id, "output": "21"}]
+    more = dict(input=result, previous_response_id=called.id, tool_choice="none", max_output_tokens=8)
+    assert s.openai.responses.create(**{**ask, **more}).output_text
+
+
+def test_openai_decisions(s):
+    made = s.openai.decisions.create(
+        model="default",
+        input="a fish swims",
+        questions=[
+            {"type": "choice", "name": "kind", "instructions": "Which?", "choices": [{"value": "fish"}, {"value": True}]},
+            {"type": "predicate", "instructions": "It swims."},
+            {"type": "score", "instructions": "How wet?", "levels": [{"label": "dry"}, {"label": "wet"}]},
+        ],
+    )
+    assert [a.type for a in made.answers] == ["choice", "predicate", "score"]
+    assert abs(sum(p.probability for p in made.answers[0].probabilities) - 1) < 1e-9 and made.answers[0].name == "kind"
+
+
+def test_anthropic_tools(s):
+    tools = [{"name": "get_weather", "description": "Weather.", "input_schema": WEATHER}]
+    off = {"thinking": {"type": "disabled"}}
+    for choice in ({"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "get_weather"}):
+        ask = dict(model="tooled", max_tokens=100, messages=HI, tools=tools, tool_choice=choice, **off)
+        ask["extra_body"] = {"temperature": 0}
+        whole = s.anthropic.messages.create(**ask)
+        [block] = whole.content
+        assert whole.stop_reason == "tool_use" and block.type == "tool_use" and fits(block.input)
+        with s.anthropic.messages.stream(**ask) as stream:
+            parts = [e.partial_json for e in stream if e.type == "input_json"]
+            assert stream.get_final_message().content[0].input == block.input == json.loads("".join(parts))
+        result = {"type": "tool_result", "tool_use_id": block.id, "content": "21"}
+        talk = HI + [{"role": "assistant", "content": whole.content}, {"role": "user", "content": [result]}]
+        answer = s.anthropic.messages.create(
+            model="tooled", max_tokens=8, messages=talk, tools=tools, tool_choice={"type": "none"}, **off
+        )
+        assert answer.content[0].type == "text"
+        assert s.anthropic.messages.count_tokens(model="tooled", messages=talk, tools=tools, **off).input_tokens > 40
+    thought = dict(model="tooled", max_tokens=40, messages=HI, thinking={"type": "adaptive"})
+    with s.anthropic.messages.stream(**thought) as stream:
+        [block] = stream.get_final_message().content
+    assert block.type == "thinking" and block.thinking and block.signature
+    try:
+        s.anthropic.messages.create(**{**thought, "thinking": {"type": "enabled", "budget_tokens": 100}})
+        raise AssertionError("the budget is too small")
+    except anthropic.BadRequestError as e:
+        assert "budget_tokens" in e.message
+
+
+def test_ollama_tools(s):
+    # Its clients cannot force a call: an answer in JSON or a call is asked for, until a seed gives the call.
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    for seed in range(40):
+        ask = dict(model="tooled", messages=HI, tools=TOOLS, think=False, format=schema)
+        ask["options"] = {"seed": seed, "num_predict": 90, "temperature": 2}
+        whole = s.ollama.chat(**ask)
+        if whole.message.tool_calls:
+            break
+        assert isinstance(json.loads(whole.message.content)["ok"], bool)
+    call = whole.message.tool_calls[0].function
+    assert call.name == "get_weather" and fits(call.arguments)
+    parts = [p.message.tool_calls for p in s.ollama.chat(**ask, stream=True) if p.message.tool_calls]
+    assert parts[0][0].function.arguments == call.arguments
+    talk = HI + [whole.message, {"role": "tool", "content": "21", "tool_name": "get_weather"}]
+    options = {"num_predict": 60, "seed": 1}
+    assert s.ollama.chat("tooled", talk, tools=TOOLS, think=False, options=options).message.content
+    thought = s.ollama.chat("tooled", HI, think=True, options=options).message
+    assert thought.thinking
+    parts = list(s.ollama.chat("tooled", HI, think=True, options=options, stream=True))
+    assert "".join(p.message.thinking or "" for p in parts) == thought.thinking
+    assert s.ollama.generate("tooled", "hi", think=True, options=options).thinking
+    try:
+        s.ollama.chat("default", HI, think=True)
+        raise AssertionError("this model does not think")
+    except ollama.ResponseError as e:
+        assert e.status_code == 400
+    decided = s.ollama.systemone("default", "a fish", {"q": {"type": "noul", "instructions": "Is it one?"}})
+    assert 0 <= decided.answers["q"].noul <= 1
+
+
 def known_answers(allod):
     """llama.cpp's stories260K through all three dialects, where its weights are."""
     data = pathlib.Path(os.environ.get("ALLOD_TEST_DATA", ROOT / "../shared/data")) / "weights"
