@@ -107,10 +107,9 @@ pub(crate) fn function(
             return Err(ApiError::field(format!("{at}.parameters"), message));
         }
     };
-    let mut function = json!({ "name": name, "parameters": parameters });
-    if let Some(description) = description {
-        function["description"] = description.into();
-    }
+    // Some templates cannot do without a description.
+    let description = description.unwrap_or_default();
+    let function = json!({ "name": name, "description": description, "parameters": parameters });
     Ok(json!({ "type": "function", "function": function }))
 }
 

@@ -36,7 +36,7 @@ fn adapters_are_models_that_share_their_bases_engine() {
     for (seed, name) in [(1, "one"), (2, "two"), (1, "again")] {
         adapter(&path(name), seed, dim);
     }
-    adapter(&path("foreign"), 1, dim + 1);
+    adapter(&path("foreign"), 1, dim * 2);
     let mut settings = settings(&[("stories", stories())]);
     settings.catalog.insert_adapter("one", path("one")).unwrap();
     let served = serve_with(settings);

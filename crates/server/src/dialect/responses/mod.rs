@@ -266,7 +266,9 @@ pub(crate) async fn cancel(
         record.save(&app)?;
         return Ok(Json(record.object()));
     }
-    let working = lock(&app.background.0).get(&id).cloned();
+    // One that is written down as complete is over, though its task may not have ended yet.
+    let open = ["queued", "in_progress"].contains(&record.status.as_str());
+    let working = lock(&app.background.0).get(&id).cloned().filter(|_| open);
     match working {
         Some(notify) => {
             notify.notify_one();
