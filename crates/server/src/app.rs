@@ -140,6 +140,12 @@ impl Caller {
     }
 }
 
+/// Whether a receipt says everything that an answer depends on.
+fn is_provable(lease: &Lease, job: &Job) -> bool {
+    let told_apart = job.reading.as_ref().is_some_and(|reading| reading.single || !job.stop.is_empty());
+    lease.adapter.is_none() && job.thinking.is_none() && !told_apart
+}
+
 impl App {
     /// A model for a request.
     ///
@@ -164,7 +170,13 @@ impl App {
     pub(crate) async fn run(&self, lease: Lease, mut job: Job, caller: &Caller) -> Result<Running, ApiError> {
         job.client = caller.client;
         job.priority = job.priority.saturating_add(caller.priority);
-        job.receipt |= caller.receipt || self.receipts;
+        let asked = job.receipt || caller.receipt;
+        if asked && !is_provable(&lease, &job) {
+            let message = "an answer through an adapter, with a budget of reasoning, or ended by its first call cannot \
+                           be made again from a receipt yet";
+            return Err(ApiError::field("receipt", message));
+        }
+        job.receipt = (asked || self.receipts) && is_provable(&lease, &job);
         job.sampling.seed.get_or_insert_with(crate::ids::seed);
         let observer = Observer::new(&self.metrics, &lease.name, &job, caller);
         let mut running = Running::start(lease, job, observer).await?;
