@@ -272,7 +272,6 @@ fn requests(lease: &Lease, job: &Job) -> Vec<(u32, Request)> {
             constraint: job.constraint.clone(),
             thinking: job.thinking.clone(),
             cancel: Cancel::default(),
-            ..Request::default()
         }
     };
     let of = |(p, prompt)| (0..each).map(move |i| (p * job.each() as u32 + i, request(prompt, i)));
