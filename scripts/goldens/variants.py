@@ -6,12 +6,13 @@
 
 Sizes are seldom powers of two: heads, their size, layers, widths, vocabularies, experts. Windows, chunks and stretched
 rotary positions fall where pages begin and end; biases, ties and norms are on or off. Some `config.json` are written as
-older versions of Transformers wrote them (`rope_theta` and `rope_scaling` at the top), and some leave out flags
-and names that are the class's default. Nothing made here is committed; what falls is mended, and becomes a golden when it shows a new kind of
+older versions of Transformers wrote them (`rope_theta` and `rope_scaling` at the top), some leave out flags
+and names that are the class's default, and some everything that Transformers knows without being told. Nothing made here is committed; what falls is mended, and becomes a golden when it shows a new kind of
 mistake. Needs what the goldens need.
 """
 
 import argparse
+import copy
 import json
 import random
 import shutil
@@ -173,7 +174,7 @@ def opt(d):
 def bloom(d):
     heads = d.randint(1, 13)
     c = dict(vocab_size=d.randint(70, 211), hidden_size=heads * d.randint(3, 9), n_layer=d.randint(1, 4), n_head=heads)
-    c |= dict(tie_word_embeddings=d.chance(0.7))
+    c |= dict(tie_word_embeddings=d.chance(0.7), apply_residual_connection_post_layernorm=d.chance(0.3))
     return c | dict(layer_norm_epsilon=d.eps(), **make_tokens())
 
 
@@ -188,7 +189,8 @@ def llama4(d):
     c |= dict(intermediate_size=d.randint(9, 33), intermediate_size_mlp=d.randint(17, 77))
     c |= dict(interleave_moe_layer_step=d.one(1, 2, 3), attention_chunk_size=d.window(), floor_scale=d.one(3, 8, 16))
     c |= dict(attn_scale=d.one(0.1, 0.3), attn_temperature_tuning=d.chance(0.8), use_qk_norm=d.chance(0.7))
-    c |= dict(no_rope_layers=[d.one(0, 1) for _ in range(layers)] if d.chance() else [])
+    c |= dict(no_rope_layers=[d.one(0, 1) for _ in range(layers)] if d.chance() else [], no_rope_layer_interval=d.one(2, 3, 4))
+    c |= dict(attention_bias=d.chance(0.2))
     return d.roped(c | d.experts("num_local_experts"), kinds="default llama3")
 
 
@@ -218,7 +220,10 @@ def sparse(d):
 
 
 def qwen2_moe(d):
-    return d.roped(d.bound() | sparse(d) | dict(shared_expert_intermediate_size=d.randint(9, 33), qkv_bias=d.chance(0.8)), kinds="default yarn")
+    c = dict(shared_expert_intermediate_size=d.randint(9, 33), qkv_bias=d.chance(0.8))
+    if d.chance(0.4):
+        c |= dict(use_sliding_window=True, sliding_window=d.window(), max_window_layers=d.randint(0, 4))
+    return d.roped(d.bound() | sparse(d) | c, kinds="default yarn")
 
 
 def qwen3(d):
@@ -229,7 +234,8 @@ def qwen3(d):
 
 
 def qwen3_moe(d):
-    return d.roped(d.free(attention_bias=d.chance(0.3)) | sparse(d), kinds="default yarn")
+    slides = dict(use_sliding_window=True, sliding_window=d.window()) if d.chance(0.3) else {}
+    return d.roped(d.free(attention_bias=d.chance(0.3), **slides) | sparse(d), kinds="default yarn")
 
 
 def delta_net(d):
@@ -237,7 +243,7 @@ def delta_net(d):
     heads = dict(linear_num_key_heads=keys, linear_num_value_heads=keys * d.randint(1, 3))
     sizes = dict(linear_key_head_dim=size, linear_value_head_dim=size, linear_conv_kernel_dim=d.one(2, 4, 5))
     layers = d.randint(2, 5)
-    c = d.free(num_hidden_layers=layers) | dict(head_dim=8 * d.randint(1, 3)) | heads | sizes
+    c = d.free(num_hidden_layers=layers, attention_bias=d.chance(0.2)) | dict(head_dim=8 * d.randint(1, 3)) | heads | sizes
     c |= dict(layer_types=["linear_attention"] + d.kinds(layers - 1, "linear_attention", "full_attention"))
     return d.roped(c, d.one(0.25, 0.5, 1.0), kinds="default yarn")
 
@@ -247,11 +253,15 @@ def qwen3_next(d):
 
 
 def gemma(d):
-    return d.roped(d.free(), kinds="default linear")
+    return d.roped(d.free(hidden_act=d.one(TANH, TANH, "gelu", "silu")), kinds="default linear proportional")
+
+
+TANH = "gelu_pytorch_tanh"
 
 
 def gemma2(d):
     c = d.free(sliding_window=d.window(), query_pre_attn_scalar=d.randint(4, 40))
+    c |= dict(hidden_activation=d.one(TANH, TANH, "gelu", "relu"), attention_bias=d.chance(0.2))
     caps = dict(attn_logit_softcapping=d.one(None, 2.0, 5.0), final_logit_softcapping=d.one(None, 1.0, 3.0))
     return d.roped(c | caps, kinds="default")
 
@@ -261,8 +271,11 @@ def gemma3(d):
     c = d.free(sliding_window=d.window(), query_pre_attn_scalar=d.randint(4, 40), num_hidden_layers=layers)
     if d.chance():
         c |= dict(layer_types=d.kinds(layers, "sliding_attention", "full_attention"))
-    full = rope("linear", d.theta(), factor=d.one(2.0, 8.0)) if d.chance() else rope(theta=d.theta())
-    caps = dict(final_logit_softcapping=d.one(None, 1.0))
+    elif d.chance():
+        c |= dict(sliding_window_pattern=d.one(2, 3))
+    c |= dict(hidden_activation=d.one(TANH, TANH, "gelu"), attention_bias=d.chance(0.2))
+    full, _ = d.rope(c["head_dim"], kinds="default linear llama3 yarn")
+    caps = dict(attn_logit_softcapping=d.one(None, 3.0), final_logit_softcapping=d.one(None, 1.0))
     return c | caps | dict(rope_parameters={"sliding_attention": rope(theta=d.theta()), "full_attention": full})
 
 
@@ -272,6 +285,11 @@ def gemma4(d):
     c = d.free(num_hidden_layers=layers, sliding_window=d.window(), layer_types=kinds)
     c |= dict(head_dim=4 * d.randint(1, 4), global_head_dim=8 * d.randint(1, 3), final_logit_softcapping=d.one(None, 1.0))
     full = rope("proportional", d.theta(), partial_rotary_factor=d.one(0.25, 0.5))
+    if d.chance(0.3):
+        full |= dict(factor=2.0)
+    elif d.chance(0.3):
+        full = rope(theta=d.theta())
+    c |= dict(hidden_activation=d.one(TANH, TANH, "gelu"), attention_bias=d.chance(0.2))
     c |= dict(rope_parameters={"sliding_attention": rope(theta=d.theta()), "full_attention": full})
     inputs = d.one(0, 6)
     c |= dict(hidden_size_per_layer_input=inputs, vocab_size_per_layer_input=c["vocab_size"], tie_word_embeddings=True)
@@ -292,7 +310,7 @@ def gpt_oss(d):
     c = drop(d.free(num_hidden_layers=layers, sliding_window=d.window()), "tie_word_embeddings") | d.experts("num_local_experts")
     if d.chance():
         c |= dict(layer_types=d.kinds(layers, "sliding_attention", "full_attention"))
-    return d.roped(c, kinds="default yarn")
+    return c if d.chance(0.3) else d.roped(c, kinds="default yarn")
 
 
 def olmo(d):
@@ -333,7 +351,9 @@ def smollm3(d):
     c = (d.free if d.chance() else d.bound)(num_hidden_layers=layers, attention_bias=d.chance(0.2), mlp_bias=d.chance(0.2))
     if d.chance():
         c |= dict(no_rope_layers=[d.one(0, 1) for _ in range(layers)])
-    if d.chance(0.3):
+    elif d.chance():
+        c |= dict(no_rope_layer_interval=d.one(2, 3))
+    if d.chance(0.4):
         c |= dict(use_sliding_window=True, sliding_window=d.window())
     return d.roped(c, kinds="default yarn linear")
 
@@ -353,6 +373,7 @@ def granite_hybrid(d):
     c = d.bound(num_hidden_layers=layers, shared_intermediate_size=d.randint(9, 55)) | multiplied(d)
     c |= dict(hidden_size=c["num_attention_heads"] * heads * 2)
     c |= dict(mamba_n_heads=heads, mamba_d_head=2 * c["hidden_size"] // heads, mamba_n_groups=groups)
+    c |= dict(time_step_limit=d.one((0.0, float("inf")), (0.3, 0.9)), mamba_proj_bias=d.chance(0.2), attention_bias=d.chance(0.2))
     c |= dict(mamba_d_state=d.randint(3, 11), mamba_chunk_size=8, mamba_d_conv=d.one(2, 4), mamba_conv_bias=d.chance(0.8))
     c |= dict(layer_types=["linear_attention"] + d.kinds(layers - 1, "linear_attention", "full_attention"))
     c |= d.experts("num_local_experts") if d.chance() else dict(num_local_experts=0, num_experts_per_tok=0)
@@ -375,6 +396,7 @@ def nemotron_h(d):
     c = drop(d.free(), "rms_norm_eps", "num_hidden_layers") | dict(layer_norm_epsilon=d.eps(), layers_block_type=kinds)
     c |= dict(mamba_num_heads=heads, mamba_head_dim=2 * d.randint(2, 9), n_groups=groups, ssm_state_size=d.randint(3, 11))
     c |= dict(conv_kernel=d.one(2, 4), chunk_size=8, use_conv_bias=d.chance(0.8), attention_bias=False)
+    c |= dict(time_step_min=d.one(0.001, 0.5, 0.9), use_bias=d.chance(0.2), mlp_bias=d.chance(0.2))
     if "moe" in kinds:
         c |= d.experts("n_routed_experts", moe_intermediate_size=d.randint(9, 33), norm_topk_prob=d.chance())
         c |= dict(n_shared_experts=1, moe_shared_expert_intermediate_size=d.randint(9, 33), routed_scaling_factor=d.one(1.0, 2.5))
@@ -396,7 +418,7 @@ def deepseek(d, v3):
     if v3:
         c |= dict(norm_topk_prob=d.chance(), num_nextn_predict_layers=0, attention_bias=d.chance(0.2))
     else:
-        c |= dict(topk_method=d.one("greedy", "group_limited_greedy"), attention_bias=d.chance(0.2))
+        c |= dict(topk_method=d.one("greedy", "group_limited_greedy"), attention_bias=d.chance(0.2), mlp_bias=d.chance(0.2))
     parameters, context = d.rope(c["qk_rope_head_dim"], kinds="default yarn")
     return c | dict(rope_parameters=parameters, max_position_embeddings=context)
 
@@ -405,7 +427,7 @@ def afmoe(d):
     layers = d.randint(2, 5)
     c = d.free(num_hidden_layers=layers, sliding_window=d.window(), moe_intermediate_size=d.randint(9, 33))
     c |= d.experts() | dict(num_dense_layers=d.randint(0, 2), num_shared_experts=d.randint(1, 2))
-    c |= dict(route_scale=d.one(1.0, 1.7), mup_enabled=d.chance())
+    c |= dict(route_scale=d.one(1.0, 1.7), mup_enabled=d.chance(), attention_bias=d.chance(0.2))
     c |= dict(layer_types=d.kinds(layers, "sliding_attention", "full_attention")) if d.chance() else dict(global_attn_every_n_layers=d.one(2, 4))
     return c | dict(rope_parameters=rope(theta=d.theta()))
 
@@ -526,9 +548,43 @@ def terse(config):
     return {k: v for k, v in config.items() if k == "model_type" or not implied(k, v)}
 
 
+def bare(golden, path):
+    """Without what Transformers knows without being told: other fields, lists that follow from them, the class's numbers."""
+    known = type(golden.config)
+    read = lambda c: known.from_dict(known._decode_special_floats(copy.deepcopy(c))).to_dict()
+    config = json.loads(path.read_text())
+    whole = read(config)
+    for name in list(config):
+        without = drop(config, name)
+        try:
+            if name != "model_type" and read(without) == whole:
+                config = without
+        except Exception:
+            continue
+    return config
+
+
+#: Settings that variants written bare may leave to the class: any but sizes.
+UNSAID = """rms_norm_eps layer_norm_eps norm_eps layer_norm_epsilon rope_parameters attn_scale floor_scale routed_scaling_factor
+embedding_multiplier logits_scaling residual_multiplier attention_multiplier query_pre_attn_scalar final_logit_softcapping
+attn_logit_softcapping layer_types no_rope_layers no_rope_layer_interval global_attn_every_n_layers norm_topk_prob n_group
+topk_group route_scale mup_enabled num_dense_layers first_k_dense_replace hidden_act hidden_activation activation_function
+afn conv_kernel mamba_d_conv linear_conv_kernel_dim expand mamba_expand interleave_moe_layer_step local_attention
+type_vocab_size clip_qkv time_step_limit time_step_min use_qk_norm attn_temperature_tuning max_window_layers
+num_experts_per_tok mamba_n_groups n_groups""".split()
+
+
 def variant(family, seed):
     d = Draw(f"{family} {seed}")
     settings, base = FAMILIES[family](d), BASES[family]
+    style = d.one("plain", "older", "terse", "bare", "bare")
+    if style == "bare":
+        original = settings
+        settings = {k: v for k, v in settings.items() if k not in UNSAID or d.chance(0.6)}
+        try:
+            make.build(Golden(family, type(base.config)(**settings), auto=base.auto), type(base.config)(**settings))
+        except Exception:
+            settings = original  # the class's numbers do not fit these sizes
     config = type(base.config)(**settings)
     golden = Golden(
         f"{family}-{seed}",
@@ -539,7 +595,6 @@ def variant(family, seed):
         positions=d.randint(36, 66),
         dtype=torch.float32,
     )
-    style = d.one("plain", "plain", "older", "terse")
     model = make.build(golden, config)
     for attempt in range(20):
         make.fill(golden, model, 1000 * seed + attempt)
@@ -558,7 +613,7 @@ def save(golden, model, ids, answer, style, root):
     path = folder / "config.json"
     plain = path.read_text()
     config = json.loads(plain)
-    other = older(config) if style == "older" else terse(config)
+    other = older(config) if style == "older" else terse(config) if style == "terse" else bare(golden, path)
     path.write_text(json.dumps(other, indent=2))
     try:
         again = golden.auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()

@@ -12,6 +12,7 @@ pub mod hf;
 mod legacy;
 mod output;
 mod rope;
+mod sample;
 mod sampling;
 
 pub use arch::Arch;
@@ -19,6 +20,7 @@ pub use config::{Config, Keys};
 pub use error::Error;
 pub use output::{Output, Pooling};
 pub use rope::{Scaling, Yarn};
+pub use sample::{Abilities, sample};
 pub use sampling::recommended_sampling;
 
 use allod_formats::{Gguf, WeightSource, llama2c};

@@ -11,8 +11,10 @@ pub enum Output {
     Own,
     /// Hidden states of the wanted rows after the last norm.
     Hidden,
-    /// One vector for each sequence (see [`Pooling`]).
+    /// One vector for each sequence, as the model's files say: see [`Pooling`].
     Embedding,
+    /// One vector for each sequence, as the caller says.
+    Pooled(Pooling),
 }
 
 /// How the hidden states of a sequence become one vector.

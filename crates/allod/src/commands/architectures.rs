@@ -9,11 +9,13 @@ use std::process::ExitCode;
 
 /// List the architectures that run here
 ///
-/// Each runs from GGUF and straight from a safetensors folder, and gives embeddings. A decoder also generates text.
+/// `family` is what GGUF files call it. An encoder has no head: it gives embeddings, and no text. The other columns
+/// tell what can be done: compute its network (run), read and write GGUF files and safetensors folders, make
+/// embeddings, and train it, whole or by adapters (tune).
 #[derive(Args)]
 #[command(after_help = "Examples:\n  allod architectures\n  allod architectures --json")]
 pub(crate) struct ArchitecturesArgs {
-    /// Print a list of {name, gguf, kind, classes, generate, embed}
+    /// Print a list of {name, family, kind, classes, run, gguf, safetensors, embed, tune}
     #[arg(long)]
     json: bool,
 }
@@ -23,22 +25,28 @@ struct Row {
     /// Transformers' `model_type`.
     name: &'static str,
     /// `general.architecture` of its GGUF files.
-    gguf: &'static str,
+    family: &'static str,
     kind: &'static str,
     classes: &'static [&'static str],
-    generate: bool,
+    run: bool,
+    gguf: bool,
+    safetensors: bool,
     embed: bool,
+    tune: bool,
 }
 
 fn row(a: &Arch) -> Row {
-    let encoder = a.is_encoder();
+    let can = a.abilities();
     Row {
         name: a.model_type,
-        gguf: a.gguf,
-        kind: if encoder { "encoder" } else { "decoder" },
+        family: a.gguf,
+        kind: if a.is_encoder() { "encoder" } else { "decoder" },
         classes: a.classes,
-        generate: !encoder,
-        embed: true,
+        run: can.run,
+        gguf: can.gguf,
+        safetensors: can.safetensors,
+        embed: can.embed,
+        tune: can.tune,
     }
 }
 
@@ -50,9 +58,13 @@ pub(crate) fn run(args: &ArchitecturesArgs) -> Result<ExitCode> {
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    writeln!(out, "{:<18} {:<16} {:<8} classes", "name", "gguf", "kind")?;
+    let abilities = ["run", "gguf", "safetensors", "embed", "tune"];
+    writeln!(out, "{:<18} {:<16} {:<8} {}", "name", "family", "kind", abilities.join("  "))?;
     for r in rows {
-        writeln!(out, "{:<18} {:<16} {:<8} {}", r.name, r.gguf, r.kind, r.classes.join(", "))?;
+        let cells = abilities.iter().zip([r.run, r.gguf, r.safetensors, r.embed, r.tune]);
+        let cells: Vec<String> =
+            cells.map(|(name, can)| format!("{:<1$}", if can { "yes" } else { "no" }, name.len())).collect();
+        writeln!(out, "{}", format!("{:<18} {:<16} {:<8} {}", r.name, r.family, r.kind, cells.join("  ")).trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

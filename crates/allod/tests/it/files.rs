@@ -46,4 +46,8 @@ fn architectures_are_listed() {
     let list = allod(&["architectures", "--json"], "").json();
     let names: Vec<&str> = list.as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
     assert!(["llama", "deepseek_v3", "mamba2", "bert"].iter().all(|n| names.contains(n)), "{names:?}");
+    let can = |row: &serde_json::Value| ["run", "gguf", "safetensors", "embed", "tune"].map(|k| row[k] == true);
+    assert!(list.as_array().unwrap().iter().all(|row| can(row) == [true; 5]), "{list}");
+    let table = allod(&["architectures"], "").out;
+    assert!(table.lines().next().is_some_and(|l| l.ends_with("run  gguf  safetensors  embed  tune")), "{table}");
 }

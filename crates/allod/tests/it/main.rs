@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod batch;
+mod embed;
 mod files;
 mod inspect;
 mod machine;

@@ -12,6 +12,10 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "afmoe",
     model_type: "afmoe",
     classes: &["AfmoeForCausalLM", "AfmoeModel"],
+    defaults: "hidden_size=2048 intermediate_size=6144 moe_intermediate_size=1408 num_hidden_layers=32 \
+               num_dense_layers=1 num_attention_heads=16 head_dim=128 max_position_embeddings=16384 rms_norm_eps=1e-05 \
+               num_experts=64 num_experts_per_tok=6 num_shared_experts=2 route_scale=1.0 global_attn_every_n_layers=4 \
+               sliding_window=1024 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, EXPERTS, NAMES],
     forward,
@@ -31,6 +35,7 @@ const NAMES: &[Name] = &[
 
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
+    h.sliding_layers(|h, i| (i + 1) % h.uint("global_attn_every_n_layers").unwrap_or(1).max(1) != 0);
     h.sliding_window();
     h.copy_uint("num_dense_layers", "leading_dense_block_count");
     h.copy_uint("num_shared_experts", "expert_shared_count");

@@ -11,6 +11,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "arcee",
     model_type: "arcee",
     classes: &["ArceeForCausalLM", "ArceeModel"],
+    defaults: "hidden_size=2560 intermediate_size=18432 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=4096 rms_norm_eps=1e-05 attention_bias=false mlp_bias=false",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK],
     forward,

@@ -11,6 +11,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "bert",
     model_type: "bert",
     classes: &["BertModel", "BertForMaskedLM", "BertForPreTraining"],
+    defaults: "hidden_size=768 num_hidden_layers=12 num_attention_heads=12 intermediate_size=3072 \
+               max_position_embeddings=512 type_vocab_size=2 layer_norm_eps=1e-12",
     keys,
     names: &[NAMES],
     forward,
@@ -40,6 +42,8 @@ pub(super) const NAMES: &[Name] = &[
 pub(super) fn keys(h: &mut Hf) {
     h.prefix("");
     h.expect_str("position_embedding_type", &["absolute"]);
+    h.expect_unset("is_decoder");
+    h.expect_unset("add_cross_attention");
     h.copy_str("hidden_act", "hidden_activation");
     h.copy_uint("type_vocab_size", "tokenizer.ggml.token_type_count");
     h.set("attention.causal", false);

@@ -12,6 +12,7 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "bloom",
     model_type: "bloom",
     classes: &["BloomForCausalLM", "BloomModel"],
+    defaults: "hidden_size=64 n_layer=2 n_head=8 layer_norm_epsilon=1e-05",
     keys,
     names: &[NAMES],
     forward,
@@ -40,9 +41,7 @@ fn keys(h: &mut Hf) {
     if h.known("context_length").is_none() {
         h.set("context_length", 2048_u32); // what it was trained for; its positions have no end
     }
-    if h.flag("apply_residual_connection_post_layernorm") {
-        h.reject("apply_residual_connection_post_layernorm", "false", true);
-    }
+    h.copy_flag("apply_residual_connection_post_layernorm", "residual_after_norm");
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
@@ -51,7 +50,16 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     for i in 0..c.layers {
         let plain = Attn { bias: Bias::Required, ..Attn::gqa(c, i) };
         let attn = Attn { alibi: Some(alibi_slopes(plain.heads).into()), ..plain };
-        x = gpt2::layer(&mut m.layer(i), x, c, attn, Ffn::plain(c.ff(i), Act::GeluTanh));
+        let (mut l, ffn) = (m.layer(i), Ffn::plain(c.ff(i), Act::GeluTanh));
+        if !c.flag("residual_after_norm").unwrap_or(false) {
+            x = gpt2::layer(&mut l, x, c, attn, ffn);
+            continue;
+        }
+        // What has been normed goes on, not what came.
+        let h = l.layer_norm("attn_norm", x, c.eps);
+        x = l.residual(h, |l, h| l.attention(h, attn));
+        let h = l.layer_norm("ffn_norm", x, c.eps);
+        x = l.residual(h, |l, h| l.ffn(h, ffn));
     }
     m.layer_norm_logits(x, c)
 }

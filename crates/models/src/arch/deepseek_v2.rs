@@ -13,9 +13,16 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "deepseek2",
     model_type: "deepseek_v2",
     classes: &["DeepseekV2ForCausalLM", "DeepseekV2Model"],
+    defaults: "hidden_size=4096 intermediate_size=11008 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=2048 rms_norm_eps=1e-06 first_k_dense_replace=0 kv_lora_rank=512 \
+               q_lora_rank=1536 n_routed_experts=64 n_shared_experts=2 qk_nope_head_dim=128 qk_rope_head_dim=64 \
+               routed_scaling_factor=1.0 v_head_dim=128 moe_intermediate_size=1407 attention_bias=false mlp_bias=false",
     keys: |h| {
         let limited = if h.known("expert_group_count").is_some() { LIMITED } else { "greedy" };
         h.field("topk_method", limited);
+        if let Some(other) = h.str("topk_method").filter(|&m| m != LIMITED && m != "greedy").map(str::to_owned) {
+            h.reject("topk_method", "greedy or group_limited_greedy", other);
+        }
         keys(h, h.str("topk_method") == Some(LIMITED));
         h.set("expert_gating_func", SOFTMAX);
     },

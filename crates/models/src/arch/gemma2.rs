@@ -7,20 +7,25 @@ use crate::{
     blocks::{Attn, Blocks, Ffn},
     hf::{GEMMA_NORMS, Hf, LLAMA_LIKE, SANDWICH_NORMS},
 };
-use allod_plan::{Act, RopeStyle, Scope, Value};
+use allod_plan::{RopeStyle, Scope, Value};
 use serde_json::Value as Json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gemma2",
     model_type: "gemma2",
     classes: &["Gemma2ForCausalLM"],
+    defaults: "hidden_size=2304 intermediate_size=9216 num_hidden_layers=26 num_attention_heads=8 \
+               num_key_value_heads=4 head_dim=256 max_position_embeddings=8192 rms_norm_eps=1e-06 \
+               query_pre_attn_scalar=256.0 sliding_window=4096 final_logit_softcapping=30.0 attn_logit_softcapping=50.0 \
+               attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, GEMMA_NORMS, SANDWICH_NORMS],
     forward,
 };
 
 pub(super) fn keys(h: &mut Hf) {
-    gemma::keys(h);
+    gemma::activation(h, "hidden_activation");
+    h.expect_unset("use_bidirectional_attention");
     h.sliding_window();
     h.copy_float("attn_logit_softcapping", "attn_logit_softcapping");
     h.copy_float("final_logit_softcapping", "final_logit_softcapping");
@@ -78,7 +83,7 @@ pub(super) fn sandwich(l: &mut Scope<'_, '_>, x: Value, c: &Config, attn: Attn, 
     });
     l.residual(x, |l, x| {
         let h = l.rms_norm("ffn_norm", x, c.eps);
-        let h = l.ffn(h, Ffn::glu(c.ff(i), Act::GeluTanh));
+        let h = l.ffn(h, Ffn::glu(c.ff(i), gemma::act(c)));
         l.rms_norm("post_ffw_norm", h, c.eps)
     })
 }

@@ -4,17 +4,20 @@
 
 use super::{gemma, gemma2};
 use crate::{
-    Arch, Config, Scaling,
+    Arch, Config,
     blocks::{Attn, Blocks, Ffn, Kv, Moe, QkNorm, RopeSpec},
-    hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, number, same},
+    hf::{FULL, Fix, Hf, LLAMA_LIKE, Name, SLIDING, fixed, number, same},
 };
-use allod_plan::{Act, NormKind, RopeStyle, Scope, Value};
+use allod_plan::{NormKind, RopeStyle, Scope, Value};
 use serde_json::json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gemma4",
     model_type: "gemma4_text",
     classes: &["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Gemma4TextModel"],
+    defaults: "hidden_size=2304 intermediate_size=9216 num_hidden_layers=30 num_attention_heads=8 \
+               num_key_value_heads=4 head_dim=256 max_position_embeddings=131072 rms_norm_eps=1e-06 sliding_window=512 \
+               hidden_size_per_layer_input=256 num_kv_shared_layers=0 rope_theta=1000000.0 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, NAMES],
     forward,
@@ -44,20 +47,28 @@ const NAMES: &[Name] = &[
 
 /// Layers that see all, where no list says: every so many.
 const PERIOD: usize = 6;
-/// A divisor so large that nothing turns.
-const STILL: f32 = 1e30;
+/// Elements of their heads, where no field says.
+const GLOBAL_HEAD: u32 = 512;
 
 fn keys(h: &mut Hf) {
-    gemma::keys(h);
+    gemma::activation(h, "hidden_activation");
+    h.sliding_layers(|_, i| !(i as usize + 1).is_multiple_of(PERIOD));
+    // The last one sees all, whatever is said of it.
+    if let Some(last) = h.config.get_mut("layer_types").and_then(|l| l.as_array_mut()?.last_mut()).filter(|_| !h.back) {
+        *last = FULL.into();
+    }
     h.sliding_window();
     h.copy_float("final_logit_softcapping", "final_logit_softcapping");
     h.copy_uint("num_kv_shared_layers", "attention.shared_kv_layers");
     h.copy_uint("hidden_size_per_layer_input", "embedding_length_per_layer_input");
     h.copy_uint("top_k_experts", "expert_used_count");
+    if h.str("use_bidirectional_attention") == Some("all") {
+        h.reject("use_bidirectional_attention", "null or vision", "all");
+    }
     if h.back {
         return keys_back(h);
     }
-    let types: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t == "full_attention").collect();
+    let types: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t == FULL).collect();
     let Some(local) = h.uint("head_dim").filter(|_| !types.is_empty()) else { return };
     // What differs in layers that see all stands in fields of its own, or in newer files with each layer.
     let of_layer = |h: &Hf, i: usize, name: &str, global: &str| {
@@ -65,7 +76,8 @@ fn keys(h: &mut Hf) {
         own.and_then(|v| v.try_into().ok()).or_else(|| h.uint(global)).filter(|_| types[i])
     };
     let first = types.iter().position(|&full| full).unwrap_or(0);
-    let global = of_layer(h, first, "head_dim", "global_head_dim").unwrap_or(local);
+    let unsaid = if h.get(&["per_layer_config"]).is_some() { local } else { GLOBAL_HEAD };
+    let global = of_layer(h, first, "head_dim", "global_head_dim").unwrap_or(unsaid);
     for (suffix, width) in [("", global), ("_swa", local)] {
         h.set(&format!("attention.key_length{suffix}"), width);
         h.set(&format!("attention.value_length{suffix}"), width);
@@ -80,10 +92,14 @@ fn keys(h: &mut Hf) {
     let ff = h.uint("intermediate_size").unwrap_or(0);
     let from = if wide { types.len().saturating_sub(sharing) } else { types.len() };
     h.set_each("feed_forward_length", (0..types.len()).map(|i| if i < from { ff } else { ff.saturating_mul(2) }));
-    let share = h.get(&["rope_parameters"]).and_then(|p| p["full_attention"]["partial_rotary_factor"].as_f64());
-    let turned = (share.unwrap_or(0.25) * f64::from(global) / 2.0) as usize;
-    let divisors: Vec<f32> = (0..global as usize / 2).map(|i| if i < turned { 1.0 } else { STILL }).collect();
-    h.make("rope_freqs.weight", &divisors);
+    let unsaid = json!({ "rope_type": "proportional", "partial_rotary_factor": 0.25 });
+    let rope = h.get(&["rope_parameters"]).map_or(unsaid, |p| p["full_attention"].clone());
+    match rope["rope_type"].as_str().unwrap_or("default") {
+        // All of it turns.
+        "default" => h.proportional(&json!({})),
+        "proportional" => h.proportional(&rope),
+        other => h.reject("rope_parameters.full_attention.rope_type", "default or proportional", other),
+    }
 }
 
 /// What differs by layer, in fields of its own, and the share that turns, counted in the table.
@@ -95,10 +111,10 @@ fn keys_back(h: &mut Hf) {
     h.field_if_absent("num_kv_shared_layers", 0);
     h.field_if_absent("hidden_size_per_layer_input", 0);
     let layers = h.known("block_count").unwrap_or(0);
-    let kinds = (1..=layers).map(|i| if i % PERIOD == 0 { "full_attention" } else { "sliding_attention" });
+    let kinds = (1..=layers).map(|i| if i % PERIOD == 0 { FULL } else { SLIDING });
     h.field_if_absent("layer_types", kinds.collect::<Vec<_>>());
     let heads = h.known_each("attention.head_count_kv").unwrap_or_default();
-    let slides: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t != "full_attention").collect();
+    let slides: Vec<bool> = h.strs("layer_types").unwrap_or_default().iter().map(|t| *t != FULL).collect();
     for (name, kind) in [("num_key_value_heads", true), ("num_global_key_value_heads", false)] {
         let first = heads.iter().zip(&slides).find(|l| *l.1 == kind).map(|l| *l.0);
         first.into_iter().for_each(|n| h.field(name, n));
@@ -113,13 +129,15 @@ fn keys_back(h: &mut Hf) {
         h.field("use_double_wide_mlp", ff.iter().any(|&w| w != narrow));
     }
     let table = h.made.get("rope_freqs.weight").and_then(|t| allod_formats::codec::to_f32(t).ok()).unwrap_or_default();
-    let turned = table.iter().filter(|&&d| d == 1.0).count() as f64 / table.len().max(1) as f64;
+    let factor = table.first().copied().unwrap_or(1.0);
+    let turned = table.iter().filter(|&&d| d == factor).count() as f64 / table.len().max(1) as f64;
     let [global, local] =
         ["rope.freq_base", "rope.freq_base_swa"].map(|k| number(h.known_float(k).unwrap_or(10_000.0)));
     h.field(
         "rope_parameters",
         json!({
-            "full_attention": { "rope_type": "proportional", "rope_theta": global, "partial_rotary_factor": turned },
+            "full_attention": { "rope_type": "proportional", "rope_theta": global,
+                                "partial_rotary_factor": turned, "factor": factor },
             "sliding_attention": { "rope_type": "default", "rope_theta": local },
         }),
     );
@@ -135,9 +153,7 @@ fn attention(c: &Config, i: usize, slides: bool) -> Attn {
         true => RopeSpec {
             dims: local("rope.dimension_count_swa", head_dim),
             base: c.float("rope.freq_base_swa").unwrap_or(10_000.0),
-            scaling: Scaling::None,
-            factors: false,
-            ..global
+            ..global.plain()
         },
     };
     Attn {
@@ -184,7 +200,7 @@ fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
                 let (all, width) = (l.width(inputs), c.count("embedding_length_per_layer_input"));
                 let own = l.columns(inputs, all, i * width, width);
                 let gate = l.linear("inp_gate", x, width);
-                let h = l.gated(gate, own, Act::GeluTanh);
+                let h = l.gated(gate, own, gemma::act(c));
                 let h = l.linear("proj", h, c.dim);
                 l.rms_norm("post_norm", h, c.eps)
             });
@@ -212,12 +228,12 @@ fn layer_inputs(m: &mut Scope<'_, '_>, c: &Config, x: Value) -> Option<Value> {
 /// The dense part, and where there are experts, they beside it.
 fn feed_forward(l: &mut Scope<'_, '_>, x: Value, c: &Config, i: usize) -> Value {
     let h = l.rms_norm("ffn_norm", x, c.eps);
-    let h = l.ffn(h, Ffn::glu(c.ff(i), Act::GeluTanh));
+    let h = l.ffn(h, Ffn::glu(c.ff(i), gemma::act(c)));
     if !l.has("ffn_gate_inp.weight") {
         return h;
     }
     let h = l.rms_norm("post_ffw_norm_1", h, c.eps);
-    let moe = Moe { normalize: true, act: Act::GeluTanh, ..Moe::of(c, i) };
+    let moe = Moe { normalize: true, act: gemma::act(c), ..Moe::of(c, i) };
     let t = l.bare_norm("ffn_gate_inp_norm", x, NormKind::Rms, c.dim, c.eps);
     let scale = l.param("ffn_gate_inp.scale", &[c.dim]);
     let t = l.scale_with(scale, t);

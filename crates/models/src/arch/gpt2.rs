@@ -11,6 +11,7 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "gpt2",
     model_type: "gpt2",
     classes: &["GPT2LMHeadModel", "GPT2Model"],
+    defaults: "n_positions=1024 n_embd=768 n_layer=12 n_head=12 layer_norm_epsilon=1e-05",
     keys,
     names: &[CONV1D, NAMES],
     forward,
@@ -39,6 +40,7 @@ fn keys(h: &mut Hf) {
     h.tied_by_default();
     h.four_times_wide();
     h.copy_str("activation_function", "hidden_activation");
+    h.expect_unset("add_cross_attention");
     h.copy_flag("scale_attn_weights", "attention.scale_by_head");
     h.copy_flag("scale_attn_by_inverse_layer_idx", "attention.scale_by_layer");
 }

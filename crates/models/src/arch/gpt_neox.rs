@@ -13,6 +13,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "gptneox",
     model_type: "gpt_neox",
     classes: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
+    defaults: "hidden_size=6144 num_hidden_layers=44 num_attention_heads=64 intermediate_size=24576 \
+               max_position_embeddings=2048 layer_norm_eps=1e-05 rotary_pct=0.25 attention_bias=true",
     keys,
     names: &[NAMES],
     forward,

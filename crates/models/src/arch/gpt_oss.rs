@@ -7,11 +7,16 @@ use crate::{
     hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, ignored, same},
 };
 use allod_plan::{Act, RopeStyle, Scope, Score, Value};
+use serde_json::json;
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "gpt-oss",
     model_type: "gpt_oss",
     classes: &["GptOssForCausalLM", "GptOssModel"],
+    defaults: "num_hidden_layers=36 num_local_experts=128 hidden_size=2880 intermediate_size=2880 \
+               head_dim=64 num_attention_heads=64 num_key_value_heads=8 sliding_window=128 \
+               max_position_embeddings=131072 rms_norm_eps=1e-05 num_experts_per_tok=4 swiglu_alpha=1.702 \
+               swiglu_limit=7.0 rope_theta=150000.0 attention_bias=true",
     keys,
     names: &[LLAMA_LIKE, NAMES],
     forward,
@@ -42,6 +47,13 @@ const NAMES: &[Name] = &[
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
     h.sliding_window();
+    if !h.back && h.get(&["rope_parameters", "rope_scaling"]).is_none() {
+        h.config["rope_parameters"] = json!({
+            "rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1, "truncate": false,
+            "original_max_position_embeddings": 4096,
+        });
+        h.rope();
+    }
     h.copy_uint("intermediate_size", "expert_feed_forward_length");
     h.copy_float("swiglu_alpha", "swiglu_alpha");
     h.copy_float("swiglu_limit", "swiglu_limit");

@@ -12,6 +12,7 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "gptj",
     model_type: "gptj",
     classes: &["GPTJForCausalLM", "GPTJModel"],
+    defaults: "n_positions=2048 n_embd=4096 n_layer=28 n_head=16 rotary_dim=64 layer_norm_epsilon=1e-05",
     keys,
     names: &[NAMES],
     forward,

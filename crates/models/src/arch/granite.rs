@@ -11,6 +11,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "granite",
     model_type: "granite",
     classes: &["GraniteForCausalLM", "GraniteModel"],
+    defaults: "hidden_size=4096 intermediate_size=11008 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=2048 rms_norm_eps=1e-06 embedding_multiplier=1.0 logits_scaling=1.0 \
+               residual_multiplier=1.0 attention_multiplier=1.0 attention_bias=false mlp_bias=false",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK],
     forward,

@@ -5,7 +5,7 @@ use super::{mamba, mamba2};
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Ffn, Mamba2, Moe},
-    hf::{Fix, Hf, INTERLEAVED_QK, LLAMA_LIKE, Name, fixed, mamba2_names, same},
+    hf::{FULL, Fix, Hf, INTERLEAVED_QK, LLAMA_LIKE, Name, fixed, mamba2_names, same},
 };
 use allod_plan::{Act, RopeStyle, Scope, Score, Value};
 
@@ -13,6 +13,11 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "granitehybrid",
     model_type: "granitemoehybrid",
     classes: &["GraniteMoeHybridForCausalLM", "GraniteMoeHybridModel"],
+    defaults: "hidden_size=4096 intermediate_size=11008 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=2048 rms_norm_eps=1e-06 embedding_multiplier=1.0 logits_scaling=1.0 \
+               residual_multiplier=1.0 attention_multiplier=1.0 num_local_experts=8 num_experts_per_tok=2 \
+               shared_intermediate_size=1024 mamba_n_heads=128 mamba_n_groups=1 mamba_d_state=256 mamba_d_conv=4 \
+               attention_bias=false mamba_conv_bias=true mamba_proj_bias=false",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK, mamba2_names!("mamba"), NAMES],
     forward,
@@ -41,8 +46,16 @@ fn keys(h: &mut Hf) {
     keys_back(h);
     let experts = h.uint("num_local_experts").unwrap_or(0) > 0;
     let shared = h.uint("shared_intermediate_size").unwrap_or(0);
-    let types = h.strs("layer_types").or(h.strs("layers_block_type")).unwrap_or_default();
-    let attends: Vec<bool> = types.iter().map(|t| matches!(*t, "full_attention" | "attention")).collect();
+    if !h.back && h.uint("mamba_d_head").is_none() {
+        let inner = h.uint("mamba_expand").unwrap_or(2).saturating_mul(h.uint("hidden_size").unwrap_or(0));
+        h.config["mamba_d_head"] = inner.checked_div(h.uint("mamba_n_heads").unwrap_or(0)).unwrap_or(0).into();
+    }
+    if !h.back && h.get(&["layer_types", "layers_block_type"]).is_none() {
+        h.config["layer_types"] = vec!["linear_attention"; h.known("block_count").unwrap_or(0).min(1 << 12)].into();
+    }
+    let known = ["linear_attention", "mamba", FULL, "attention"];
+    let types = h.kinds("layer_types", &known).or_else(|| h.kinds("layers_block_type", &known)).unwrap_or_default();
+    let attends: Vec<bool> = types.iter().map(|t| t == FULL || t == "attention").collect();
     let heads = h.uint("num_key_value_heads").unwrap_or(0);
     if experts {
         h.set("expert_shared_feed_forward_length", shared);

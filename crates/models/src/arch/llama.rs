@@ -12,6 +12,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "llama",
     model_type: "llama",
     classes: &["LlamaForCausalLM"],
+    defaults: "hidden_size=4096 intermediate_size=11008 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=2048 rms_norm_eps=1e-06 attention_bias=false mlp_bias=false",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK],
     forward,

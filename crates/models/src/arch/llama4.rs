@@ -4,7 +4,7 @@
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Ffn, Moe, QkNorm},
-    hf::{Fix, Hf, LLAMA_LIKE, Name, fixed, same},
+    hf::{FULL, Fix, Hf, LLAMA_LIKE, Name, fixed, same},
 };
 use allod_formats::{Array, Value as Meta};
 use allod_plan::{Act, Mask, RopeStyle, Scope, Score, Value, Weigh};
@@ -13,6 +13,10 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "llama4",
     model_type: "llama4_text",
     classes: &["Llama4ForCausalLM", "Llama4ForConditionalGeneration", "Llama4TextModel"],
+    defaults: "hidden_size=5120 intermediate_size=8192 intermediate_size_mlp=16384 num_hidden_layers=48 \
+               num_attention_heads=40 num_key_value_heads=8 head_dim=128 max_position_embeddings=131072 \
+               rms_norm_eps=1e-05 num_experts_per_tok=1 num_local_experts=16 interleave_moe_layer_step=1 \
+               no_rope_layer_interval=4 floor_scale=8192 attn_scale=0.1 rope_theta=500000.0 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, NAMES],
     forward,
@@ -40,6 +44,8 @@ const fn part(index: usize) -> Fix {
 
 /// Layers that see all positions, where no list says: every so many.
 const PERIOD: usize = 4;
+/// Transformers' name of layers that attend within chunks.
+const CHUNKED: &str = "chunked_attention";
 /// Experts of Maverick, the one that has no norms of queries and keys.
 const UNNORMED: usize = 128;
 /// Positions of a chunk, and of a step of the temperature, where the file does not say.
@@ -68,7 +74,13 @@ fn keys(h: &mut Hf) {
         let rotated = h.known_each("attention.sliding_window_pattern").unwrap_or(regular);
         h.field("no_rope_layers", rotated);
     }
-    if let Some(rotated) = h.uints("no_rope_layers").filter(|l| !l.is_empty()) {
+    h.regular("no_rope_layers", "no_rope_layer_interval");
+    if let Some(rotated) = h.uints("no_rope_layers") {
+        // One list says both in GGUF.
+        let kinds = h.kinds("layer_types", &[CHUNKED, FULL]);
+        if kinds.is_some_and(|k| k.iter().zip(&rotated).any(|(k, &r)| (k == CHUNKED) != (r != 0))) {
+            h.reject("layer_types", "chunked_attention where no_rope_layers is 1", "another layer");
+        }
         let regular = rotated.iter().enumerate().all(|(i, &r)| (r != 0) == ((i + 1) % PERIOD != 0));
         if !regular {
             let flags = rotated.iter().map(|&r| r != 0).collect();

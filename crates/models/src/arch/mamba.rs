@@ -11,6 +11,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "mamba",
     model_type: "mamba",
     classes: &["MambaForCausalLM", "MambaModel"],
+    defaults: "hidden_size=768 state_size=16 num_hidden_layers=32 layer_norm_epsilon=1e-05 expand=2 \
+               conv_kernel=4 use_bias=false use_conv_bias=true",
     keys,
     names: &[NAMES, mamba_names!("mixer")],
     forward,

@@ -13,6 +13,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "mamba2",
     model_type: "mamba2",
     classes: &["Mamba2ForCausalLM", "Mamba2Model"],
+    defaults: "num_heads=128 head_dim=64 hidden_size=4096 state_size=128 num_hidden_layers=64 \
+               layer_norm_epsilon=1e-05 conv_kernel=4 n_groups=8 use_bias=false use_conv_bias=true",
     keys: |h| {
         h.expect_str("hidden_act", &["silu"]);
         mamba::common(h);

@@ -10,6 +10,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "llama",
     model_type: "mixtral",
     classes: &["MixtralForCausalLM", "MixtralModel"],
+    defaults: "hidden_size=4096 intermediate_size=14336 num_hidden_layers=32 num_attention_heads=32 \
+               num_key_value_heads=8 max_position_embeddings=131072 rms_norm_eps=1e-05 num_experts_per_tok=2 \
+               num_local_experts=8 rope_theta=1000000.0",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK, NAMES],
     forward: llama::forward,

@@ -58,6 +58,9 @@ pub struct Arch {
     pub model_type: &'static str,
     /// Class names found in `config.json`.
     pub classes: &'static [&'static str],
+    /// Fields that `config.json` may leave out, with what Transformers then takes: the defaults of its class.
+    /// `name=number`, apart by spaces.
+    pub defaults: &'static str,
     /// Brings the fields of `config.json` that only this architecture has into metadata.
     pub keys: fn(&mut Hf),
     /// Tensor names and layouts. Later tables override earlier ones.

@@ -4,7 +4,7 @@
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Ffn, RopeSpec},
-    hf::{Hf, Name, ignored, same},
+    hf::{FULL, Hf, Name, SLIDING, ignored, same},
 };
 use allod_formats::{Array, Value as Meta};
 use allod_plan::{Act, RopeStyle, Scope, Value};
@@ -13,6 +13,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "modern-bert",
     model_type: "modernbert",
     classes: &["ModernBertModel", "ModernBertForMaskedLM"],
+    defaults: "hidden_size=768 intermediate_size=1152 num_hidden_layers=22 num_attention_heads=12 \
+               max_position_embeddings=8192 norm_eps=1e-05 local_attention=128 global_rope_theta=160000.0 \
+               local_rope_theta=10000.0 norm_bias=false attention_bias=false mlp_bias=false",
     keys,
     names: &[NAMES],
     forward,
@@ -41,16 +44,20 @@ fn keys(h: &mut Hf) {
     h.copy_str("hidden_activation", "hidden_activation");
     h.unset("attention.layer_norm_rms_epsilon");
     h.copy_float("norm_eps", "attention.layer_norm_epsilon");
-    h.copy_float("global_rope_theta", "rope.freq_base");
-    h.copy_float("local_rope_theta", "rope.freq_base_swa");
+    h.copy_float_unless_set("global_rope_theta", "rope.freq_base");
+    h.copy_float_unless_set("local_rope_theta", "rope.freq_base_swa");
+    h.field("norm_bias", h.stored.contains_key("token_embd_norm.bias"));
+    if h.get(&["rope_scaling"]).is_some() {
+        h.reject("rope_scaling", "null", "a stretched context");
+    }
     h.copy_uint("local_attention", "attention.sliding_window");
     h.copy_uint("global_attn_every_n_layers", PERIOD);
     h.set("attention.causal", false);
     if h.back && h.meta.ints(&h.key(PERIOD)).is_some() {
         return h.layer_types_back();
     }
-    if let Some(types) = h.strs("layer_types") {
-        let slides: Vec<bool> = types.iter().map(|t| *t == "sliding_attention").collect();
+    if let Some(types) = h.kinds("layer_types", &[SLIDING, FULL]) {
+        let slides: Vec<bool> = types.iter().map(|t| t == SLIDING).collect();
         let period = slides.iter().skip(1).position(|s| !s).map_or(slides.len(), |i| i + 1);
         let regular = slides.iter().enumerate().all(|(i, &s)| s == (i % period != 0));
         let pattern = if regular { Meta::U32(period as u32) } else { Meta::Array(Array::Bool(slides)) };
@@ -60,7 +67,7 @@ fn keys(h: &mut Hf) {
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     let global = c.rope(RopeStyle::Half);
-    let local = RopeSpec { base: c.float("rope.freq_base_swa").unwrap_or(10_000.0), ..global.clone() };
+    let local = RopeSpec { base: c.float("rope.freq_base_swa").unwrap_or(10_000.0), ..global.plain() };
     let (listed, period) = (c.list(PERIOD), c.uint(PERIOD).unwrap_or(3));
     let mut x = m.tokens(c);
     x = m.layer_norm("token_embd_norm", x, c.eps);

@@ -13,6 +13,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "nemotron",
     model_type: "nemotron",
     classes: &["NemotronForCausalLM", "NemotronModel"],
+    defaults: "hidden_size=6144 intermediate_size=24576 num_hidden_layers=32 num_attention_heads=48 \
+               max_position_embeddings=4096 norm_eps=1e-05 partial_rotary_factor=0.5 attention_bias=false \
+               mlp_bias=false",
     keys,
     names: &[LLAMA_LIKE, GEMMA_NORMS],
     forward,

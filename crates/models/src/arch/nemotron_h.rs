@@ -5,14 +5,21 @@ use super::{mamba, mamba2};
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Ffn, Mamba2, Moe},
-    hf::{Fix, Hf, Name, fixed, mamba2_names, same},
+    hf::{Fix, Hf, Name, fixed, mamba2_names, number, same},
 };
 use allod_plan::{Act, Scope, Score, Value};
+use serde_json::{Value as Json, json};
 
 pub(super) static ARCH: Arch = Arch {
     gguf: "nemotron_h",
     model_type: "nemotron_h",
     classes: &["NemotronHForCausalLM", "NemotronHModel"],
+    defaults: "hidden_size=4096 num_attention_heads=32 num_key_value_heads=8 head_dim=128 \
+               max_position_embeddings=4096 intermediate_size=21504 ssm_state_size=128 mamba_num_heads=128 \
+               mamba_head_dim=64 n_groups=8 conv_kernel=4 time_step_min=0.001 n_routed_experts=8 n_shared_experts=1 \
+               moe_intermediate_size=7688 moe_shared_expert_intermediate_size=7688 num_experts_per_tok=2 \
+               routed_scaling_factor=1.0 n_group=1 topk_group=1 layer_norm_epsilon=1e-05 attention_bias=false \
+               mlp_bias=false use_conv_bias=true use_bias=false",
     keys,
     names: &[mamba::NAMES, mamba2_names!("mixer"), NAMES],
     forward,
@@ -41,24 +48,46 @@ const NAMES: &[Name] = &[
 ];
 
 /// What a layer is, by the names that configurations have for it.
-fn kinds(h: &Hf) -> Vec<char> {
-    if let Some(pattern) = h.str("hybrid_override_pattern") {
-        return pattern.chars().map(|c| if c == 'E' || c == '*' || c == '-' { c } else { 'M' }).collect();
-    }
-    let kind = |name: &&str| match *name {
-        "full_attention" | "attention" => '*',
-        "mlp" => '-',
-        "moe" => 'E',
-        _ => 'M',
+fn kinds(h: &mut Hf) -> Vec<char> {
+    let listed = h.strs("layers_block_type").or(h.strs("layer_types"));
+    let pattern: String = match (h.str("hybrid_override_pattern"), listed) {
+        (_, Some(names)) => names.iter().map(|name| KINDS.iter().find(|k| k.0 == *name).map_or('?', |k| k.1)).collect(),
+        (Some(pattern), None) => pattern.to_owned(),
+        (None, None) if h.back => return vec![],
+        (None, None) => "ME*-".into(),
     };
-    h.strs("layers_block_type").unwrap_or_default().iter().map(kind).collect()
+    if let Some(at) = pattern.chars().position(|c| KINDS.iter().all(|k| k.1 != c)) {
+        h.reject("layers_block_type", "linear_attention, full_attention, mlp or moe", format!("another at layer {at}"));
+    }
+    pattern.chars().collect()
 }
+
+/// Transformers' names, new and old, and the letters that a pattern has for them.
+const KINDS: [(&str, char); 6] = [
+    ("linear_attention", 'M'),
+    ("mamba", 'M'),
+    ("full_attention", '*'),
+    ("attention", '*'),
+    ("mlp", '-'),
+    ("moe", 'E'),
+];
 
 fn keys(h: &mut Hf) {
     h.prefix("backbone.");
     h.expect_str("mlp_hidden_act", &["relu2"]);
     h.expect_str("mamba_hidden_act", &["silu"]);
     h.copy_float("layer_norm_epsilon", "attention.layer_norm_rms_epsilon");
+    for (old, name) in
+        [("mamba_n_groups", "n_groups"), ("mamba_d_conv", "conv_kernel"), ("mamba_dt_min", "time_step_min")]
+    {
+        if let Some(v) = h.get(&[old]).cloned() {
+            h.config[name] = v;
+        }
+    }
+    // Transformers bounds dt from below only, by what is elsewhere said for training.
+    if let Some(least) = h.float("time_step_min").filter(|_| !h.back) {
+        h.config["time_step_limit"] = json!([least, Json::Null]);
+    }
     mamba2::mixer(h, ["mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"]);
     keys_back(h);
     let kinds = kinds(h);
@@ -93,7 +122,9 @@ fn keys(h: &mut Hf) {
 fn keys_back(h: &mut Hf) {
     h.field("model_type", ARCH.model_type);
     h.rename("num_local_experts", "n_routed_experts");
-    h.omit(&["num_hidden_layers", "rope_parameters"]);
+    h.omit(&["num_hidden_layers", "rope_parameters", "time_step_limit"]);
+    let least = h.meta.floats(&h.key("ssm.time_step_limit")).and_then(|l| l.first().copied());
+    h.field("time_step_min", number(least.unwrap_or(0.0)));
     mamba::biases_back(h, ["use_bias", "use_conv_bias"]);
     let attends = h.known_each("attention.head_count_kv").unwrap_or_default();
     let widths = h.known_each("feed_forward_length").unwrap_or_default();
@@ -110,7 +141,8 @@ fn keys_back(h: &mut Hf) {
             _ => "full_attention",
         })
         .collect();
-    h.field("intermediate_size", dense);
+    // Where no layer is dense, any width will do.
+    h.field("intermediate_size", if dense > 0 { dense } else { h.known("embedding_length").unwrap_or(1) });
     h.field("layers_block_type", kinds);
 }
 

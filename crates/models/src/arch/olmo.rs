@@ -11,6 +11,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "olmo",
     model_type: "olmo",
     classes: &["OlmoForCausalLM", "OlmoModel"],
+    defaults: "hidden_size=4096 intermediate_size=11008 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=2048 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK],
     forward,

@@ -2,7 +2,7 @@
 //! In OLMo 3 three of four layers slide, and only the others have a stretched context.
 
 use crate::{
-    Arch, Config, Scaling,
+    Arch, Config,
     blocks::{Attn, Blocks, Ffn, QkNorm, RopeSpec},
     hf::{Hf, LLAMA_LIKE, Name, same},
 };
@@ -12,6 +12,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "olmo2",
     model_type: "olmo2",
     classes: &["Olmo2ForCausalLM", "Olmo2Model"],
+    defaults: "hidden_size=4096 intermediate_size=11008 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=2048 rms_norm_eps=1e-05 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, NAMES],
     forward,
@@ -29,7 +31,7 @@ pub(super) fn keys(h: &mut Hf) {
 pub(super) fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {
     let global = c.rope(RopeStyle::Half);
     let base = c.float("rope.freq_base_swa").unwrap_or(c.rope_base);
-    let local = RopeSpec { base, scaling: Scaling::None, ..global.clone() };
+    let local = RopeSpec { base, ..global.plain() };
     let mut x = m.tokens(c);
     for i in 0..c.layers {
         let slides = c.slides(i, 4);

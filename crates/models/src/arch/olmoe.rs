@@ -11,6 +11,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "olmoe",
     model_type: "olmoe",
     classes: &["OlmoeForCausalLM", "OlmoeModel"],
+    defaults: "hidden_size=2048 intermediate_size=2048 num_hidden_layers=16 num_attention_heads=16 \
+               max_position_embeddings=4096 rms_norm_eps=1e-05 num_experts_per_tok=8 num_experts=64 \
+               attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, EXPERTS],
     forward,

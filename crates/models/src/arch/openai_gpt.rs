@@ -13,6 +13,7 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "openai-gpt",
     model_type: "openai-gpt",
     classes: &["OpenAIGPTLMHeadModel", "OpenAIGPTModel"],
+    defaults: "n_positions=512 n_embd=768 n_layer=12 n_head=12 layer_norm_epsilon=1e-05",
     keys,
     names: &[gpt2::CONV1D, NAMES],
     forward,

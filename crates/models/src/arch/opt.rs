@@ -9,8 +9,16 @@ use crate::{
 };
 use allod_plan::{Act, Scope, Value};
 
-pub(super) static ARCH: Arch =
-    Arch { gguf: "opt", model_type: "opt", classes: &["OPTForCausalLM", "OPTModel"], keys, names: &[NAMES], forward };
+pub(super) static ARCH: Arch = Arch {
+    gguf: "opt",
+    model_type: "opt",
+    classes: &["OPTForCausalLM", "OPTModel"],
+    defaults: "hidden_size=768 num_hidden_layers=12 ffn_dim=3072 max_position_embeddings=2048 \
+               num_attention_heads=12 enable_bias=true",
+    keys,
+    names: &[NAMES],
+    forward,
+};
 
 const NAMES: &[Name] = &[
     same("token_embd", "embed_tokens"),
@@ -39,6 +47,8 @@ fn keys(h: &mut Hf) {
     h.copy_str("activation_function", "hidden_activation");
     h.copy_uint("word_embed_proj_dim", "embedding_length_in");
     h.copy_flag("do_layer_norm_before", "norm_before");
+    h.field("enable_bias", h.layers_with("attn_q.bias").contains(&true));
+    h.field("_remove_final_layer_norm", !h.stored.contains_key("output_norm.weight"));
     if h.get(&["layer_norm_elementwise_affine"]).is_some_and(|v| v == false) {
         h.reject("layer_norm_elementwise_affine", "true", false);
     }

@@ -12,6 +12,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "phi2",
     model_type: "phi",
     classes: &["PhiForCausalLM", "PhiModel"],
+    defaults: "hidden_size=2048 intermediate_size=8192 num_hidden_layers=24 num_attention_heads=32 \
+               max_position_embeddings=2048 layer_norm_eps=1e-05 partial_rotary_factor=0.5",
     keys,
     names: &[LLAMA_LIKE, NAMES],
     forward,

@@ -11,6 +11,8 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "phi3",
     model_type: "phi3",
     classes: &["Phi3ForCausalLM"],
+    defaults: "hidden_size=3072 intermediate_size=8192 num_hidden_layers=32 num_attention_heads=32 \
+               max_position_embeddings=4096 original_max_position_embeddings=4096 rms_norm_eps=1e-05",
     keys,
     names: &[LLAMA_LIKE, FUSED],
     forward,
@@ -22,6 +24,10 @@ const FUSED: &[Name] = &[same("blk.{}.ffn_up", "layers.{}.mlp.gate_up_proj")];
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
     h.sliding_window();
+    let kind = h.meta.str(&h.key("rope.scaling.type")).unwrap_or("longrope").to_owned();
+    if kind != "longrope" {
+        h.reject("rope_parameters.rope_type", "default or longrope", kind);
+    }
 }
 
 fn forward(m: &mut Scope<'_, '_>, c: &Config) -> Value {

@@ -12,6 +12,10 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "qwen2moe",
     model_type: "qwen2_moe",
     classes: &["Qwen2MoeForCausalLM", "Qwen2MoeModel"],
+    defaults: "hidden_size=2048 intermediate_size=5632 num_hidden_layers=24 num_attention_heads=16 \
+               num_key_value_heads=16 max_position_embeddings=32768 rms_norm_eps=1e-06 sliding_window=4096 \
+               max_window_layers=28 moe_intermediate_size=1408 shared_expert_intermediate_size=5632 \
+               num_experts_per_tok=4 num_experts=60 qkv_bias=true",
     keys,
     names: &[LLAMA_LIKE, EXPERTS, SHARED_EXPERT],
     forward,
@@ -24,8 +28,10 @@ pub(super) const SHARED_EXPERT: &[Name] = &[
     same("blk.{}.ffn_down_shexp", "layers.{}.mlp.shared_expert.down_proj"),
 ];
 
-pub(super) fn keys(h: &mut Hf) {
+fn keys(h: &mut Hf) {
+    h.sliding_layers(|h, i| i % 2 == 0 && i < h.uint("max_window_layers").unwrap_or(0));
     qwen2::keys(h);
+    h.field("qkv_bias", h.layers_with("attn_q.bias").contains(&true));
     h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
     experts(h, false);
 }

@@ -13,6 +13,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "qwen3",
     model_type: "qwen3",
     classes: &["Qwen3ForCausalLM"],
+    defaults: "hidden_size=4096 intermediate_size=22016 num_hidden_layers=32 num_attention_heads=32 \
+               num_key_value_heads=32 head_dim=128 max_position_embeddings=32768 rms_norm_eps=1e-06 sliding_window=4096 \
+               max_window_layers=28 attention_bias=false",
     keys: qwen2::keys,
     names: &[LLAMA_LIKE],
     forward,

@@ -14,6 +14,10 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "qwen35",
     model_type: "qwen3_5_text",
     classes: &["Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration", "Qwen3_5TextModel"],
+    defaults: "hidden_size=4096 intermediate_size=12288 num_hidden_layers=32 num_attention_heads=16 \
+               num_key_value_heads=4 max_position_embeddings=32768 rms_norm_eps=1e-06 head_dim=256 \
+               linear_conv_kernel_dim=4 linear_key_head_dim=128 linear_value_head_dim=128 linear_num_key_heads=16 \
+               linear_num_value_heads=32 partial_rotary_factor=0.25 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, GEMMA_NORMS, qwen3_next::NAMES, TILED],
     forward,

@@ -12,12 +12,16 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "qwen3moe",
     model_type: "qwen3_moe",
     classes: &["Qwen3MoeForCausalLM", "Qwen3MoeModel"],
+    defaults: "hidden_size=2048 intermediate_size=6144 num_hidden_layers=24 num_attention_heads=32 \
+               num_key_value_heads=4 max_position_embeddings=32768 rms_norm_eps=1e-06 sliding_window=4096 \
+               moe_intermediate_size=768 num_experts_per_tok=8 num_experts=128 attention_bias=false",
     keys,
     names: &[LLAMA_LIKE, EXPERTS],
     forward,
 };
 
 fn keys(h: &mut Hf) {
+    h.sliding_layers(|_, _| true);
     qwen2::keys(h);
     qwen2_moe::experts(h, true);
 }

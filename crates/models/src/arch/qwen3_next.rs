@@ -5,7 +5,7 @@ use super::{qwen2_moe, qwen2_moe::SHARED_EXPERT};
 use crate::{
     Arch, Config,
     blocks::{Attn, Blocks, Delta, Gate, Moe, QkNorm},
-    hf::{EXPERTS, Fix, GEMMA_NORMS, Hf, LLAMA_LIKE, Name, fixed, same},
+    hf::{EXPERTS, FULL, Fix, GEMMA_NORMS, Hf, LLAMA_LIKE, Name, fixed, same},
 };
 use allod_formats::{Array, Value as Meta};
 use allod_plan::{RopeStyle, Scope, Value};
@@ -14,6 +14,11 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "qwen3next",
     model_type: "qwen3_next",
     classes: &["Qwen3NextForCausalLM", "Qwen3NextModel"],
+    defaults: "hidden_size=2048 intermediate_size=5632 num_hidden_layers=48 num_attention_heads=16 \
+               num_key_value_heads=2 max_position_embeddings=32768 rms_norm_eps=1e-06 head_dim=256 \
+               linear_conv_kernel_dim=4 linear_key_head_dim=128 linear_value_head_dim=128 linear_num_key_heads=16 \
+               linear_num_value_heads=32 moe_intermediate_size=512 shared_expert_intermediate_size=512 \
+               num_experts_per_tok=10 num_experts=512 partial_rotary_factor=0.25 attention_bias=false",
     keys: |h| {
         keys(h);
         h.copy_uint("shared_expert_intermediate_size", "expert_shared_feed_forward_length");
@@ -57,14 +62,14 @@ pub(super) fn keys(h: &mut Hf) {
     if h.back {
         keys_back(h);
     }
-    let types = h.strs("layer_types").unwrap_or_default();
-    let recurrent: Vec<bool> = types.iter().map(|t| *t == "linear_attention").collect();
-    if let Some(first) = recurrent.iter().position(|r| !r) {
-        let regular = recurrent.iter().enumerate().all(|(i, &r)| r == ((i + 1) % (first + 1) != 0));
-        match u32::try_from(first + 1).ok().filter(|_| regular) {
-            Some(period) => h.set("full_attention_interval", period),
-            None => h.set("attention.recurrent_layers", Meta::Array(Array::Bool(recurrent))),
-        }
+    let types = h.kinds("layer_types", &["linear_attention", FULL]).unwrap_or_default();
+    let recurrent: Vec<bool> = types.iter().map(|t| t == "linear_attention").collect();
+    let period = recurrent.iter().position(|r| !r).map(|first| first + 1);
+    let regular = |n: &usize| recurrent.iter().enumerate().all(|(i, &r)| r == ((i + 1) % n != 0));
+    match period.filter(regular).and_then(|n| u32::try_from(n).ok()) {
+        Some(period) => h.set("full_attention_interval", period),
+        None if recurrent.is_empty() => {}
+        None => h.set("attention.recurrent_layers", Meta::Array(Array::Bool(recurrent))),
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) static ARCH: Arch = Arch {
         "CamembertModel",
         "CamembertForMaskedLM",
     ],
+    defaults: "hidden_size=768 num_hidden_layers=12 num_attention_heads=12 intermediate_size=3072 \
+               max_position_embeddings=512 type_vocab_size=2 layer_norm_eps=1e-12",
     keys,
     names: &[bert::NAMES, HEAD],
     forward: bert::forward,

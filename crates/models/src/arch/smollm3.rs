@@ -11,6 +11,9 @@ pub(super) static ARCH: Arch = Arch {
     gguf: "smollm3",
     model_type: "smollm3",
     classes: &["SmolLM3ForCausalLM"],
+    defaults: "hidden_size=2048 intermediate_size=11008 num_hidden_layers=36 num_attention_heads=16 \
+               num_key_value_heads=4 max_position_embeddings=32768 rms_norm_eps=1e-06 no_rope_layer_interval=4 \
+               rope_theta=2000000.0 attention_bias=false mlp_bias=false",
     keys,
     names: &[LLAMA_LIKE, INTERLEAVED_QK],
     forward,
@@ -18,6 +21,9 @@ pub(super) static ARCH: Arch = Arch {
 
 fn keys(h: &mut Hf) {
     h.expect_str("hidden_act", &["silu"]);
+    h.regular("no_rope_layers", "no_rope_layer_interval");
+    let rotated = h.uints("no_rope_layers").unwrap_or_default();
+    h.sliding_layers(|_, i| rotated.get(i as usize) == Some(&0));
     h.sliding_window_if("use_sliding_window");
     h.copy_flags("no_rope_layers", "rope.layers");
 }

@@ -167,9 +167,9 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
         norm: impl FnOnce(&mut Self, Value) -> Value,
         head: impl FnOnce(&mut Self, Value) -> Value,
     ) -> Value {
-        if c.output == Output::Embedding {
+        if let Some(pooling) = pooling(c) {
             let x = norm(self, x);
-            return embedding(self, x, c);
+            return embedding(self, x, pooling);
         }
         let x = self.gather_outputs(x);
         let x = norm(self, x);
@@ -203,11 +203,19 @@ impl<'s> Blocks<'s> for Scope<'_, 's> {
     }
 }
 
-/// One vector for each sequence: pooled as the model says, else by its last row, which has seen all the others, or
-/// where all rows see each other, by their mean.
-fn embedding(m: &mut Scope<'_, '_>, x: Value, c: &Config) -> Value {
+/// How sequences become vectors, where they do: as the caller or the model says, else by the last row, which has seen
+/// all the others, or where all rows see each other, by their mean.
+fn pooling(c: &Config) -> Option<Pooling> {
     let how = if c.causal { Pool::Last } else { Pool::Mean };
-    let pooling = c.pooling.unwrap_or(Pooling { how, normalize: true });
+    match c.output {
+        Output::Own | Output::Hidden => None,
+        Output::Embedding => Some(c.pooling.unwrap_or(Pooling { how, normalize: true })),
+        Output::Pooled(pooling) => Some(pooling),
+    }
+}
+
+/// One vector for each sequence.
+fn embedding(m: &mut Scope<'_, '_>, x: Value, pooling: Pooling) -> Value {
     let x = m.pool(x, pooling.how);
     let width = m.width(x);
     if pooling.normalize { m.bare_norm("embedding", x, NormKind::L2, width, SHORTEST * SHORTEST) } else { x }

@@ -17,6 +17,11 @@ pub struct RopeSpec {
 }
 
 impl RopeSpec {
+    /// The same, not stretched.
+    pub fn plain(&self) -> RopeSpec {
+        RopeSpec { scaling: Scaling::None, factors: false, ..self.clone() }
+    }
+
     /// Rotates every head of `x`; `context` is the length that the plan is for.
     pub fn apply(&self, m: &mut Scope<'_, '_>, x: Value, head_dim: usize, context: usize) -> Value {
         if !self.dims.is_multiple_of(2) || self.dims > head_dim {

@@ -69,8 +69,8 @@ fn config(source: &dyn WeightSource, arch: &Arch) -> Result<Json, Error> {
     }
     hf.config["architectures"] = json!(arch.classes.first().into_iter().collect::<Vec<_>>());
     hf.config["tie_word_embeddings"] = source.info("output.weight").is_none().into();
-    for (field, tensor) in [("attention_bias", "blk.0.attn_output.bias"), ("mlp_bias", "blk.0.ffn_down.bias")] {
-        hf.config[field] = source.info(tensor).is_some().into();
+    for (field, tensor) in [("attention_bias", "attn_output.bias"), ("mlp_bias", "ffn_down.bias")] {
+        hf.config[field] = hf.layers_with(tensor).contains(&true).into();
     }
     hf.all(arch);
     hf.copy_rows("vocab_size", "token_embd.weight");

@@ -6,7 +6,7 @@ use super::Heads;
 use crate::{Arch, Error};
 use allod_formats::{Array, Metadata, Value};
 use allod_tensor::{Shape, Tensor};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use std::collections::HashMap;
 
 /// A Hugging Face configuration on its way to metadata, or metadata on the way back.
@@ -27,6 +27,8 @@ pub struct Hf {
     pub(crate) renames: Vec<(&'static str, &'static str)>,
     /// GGUF's tensors and their shapes, on the way back.
     pub(crate) stored: HashMap<String, Shape>,
+    /// What Transformers takes for granted where the configuration does not say.
+    defaults: Map<String, Json>,
 }
 
 /// Fields that hold unsigned integers: GGUF's key, then the names that configurations use for it.
@@ -48,6 +50,13 @@ const FLOATS: &[(&str, &[&str])] = &[
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]),
     ("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]),
 ];
+
+/// Transformers' names of layers with and without a window.
+pub(crate) const SLIDING: &str = "sliding_attention";
+pub(crate) const FULL: &str = "full_attention";
+
+/// More layers than any model has: a bound on lists that a configuration can make us write.
+const MOST_LAYERS: u32 = 1 << 12;
 
 /// Fields that GPT-2 and its kin call otherwise.
 const GPT_NAMES: &[(&str, &str)] = &[
@@ -84,6 +93,7 @@ impl Hf {
             back: false,
             renames: vec![],
             stored: HashMap::new(),
+            defaults: arch.defaults.split_whitespace().filter_map(default).collect(),
         }
     }
 
@@ -118,7 +128,7 @@ impl Hf {
     }
 
     /// A GGUF name after that.
-    pub(super) fn renamed(&self, gguf: &str) -> String {
+    pub(crate) fn renamed(&self, gguf: &str) -> String {
         renamed(&self.renames, gguf)
     }
 
@@ -147,9 +157,15 @@ impl Hf {
         self.set(key, Value::Array(Array::U32(values.into_iter().collect())));
     }
 
-    /// The first of `names` that is present and not null.
+    /// The first of `names` that is present and not null, or what its absence means.
     pub fn get(&self, names: &[&str]) -> Option<&Json> {
-        names.iter().filter_map(|n| self.config.get(*n)).find(|v| !v.is_null())
+        let said = || names.iter().filter_map(|n| self.config.get(*n));
+        let implied = || names.iter().find_map(|n| self.defaults.get(*n)).filter(|_| !self.back);
+        said().find(|v| !v.is_null()).or_else(|| implied().filter(|_| said().next().is_none()))
+    }
+    /// Fields whose absence has a meaning, and that meaning.
+    pub(super) fn defaults(&self) -> impl Iterator<Item = (&String, &Json)> {
+        self.defaults.iter()
     }
     /// An unsigned integer.
     pub fn uint(&self, name: &str) -> Option<u32> {
@@ -159,9 +175,9 @@ impl Hf {
     pub fn float(&self, name: &str) -> Option<f32> {
         self.get(&[name])?.as_f64().map(|v| v as f32)
     }
-    /// A flag; absent ones are false.
+    /// A flag; absent ones are false. Some configurations have a number, which is true where it is not 0.
     pub fn flag(&self, name: &str) -> bool {
-        self.get(&[name]).and_then(Json::as_bool).unwrap_or(false)
+        self.get(&[name]).is_some_and(|v| v.as_bool().unwrap_or_else(|| v.as_f64().is_some_and(|n| n != 0.0)))
     }
     /// A string.
     pub fn str(&self, name: &str) -> Option<&str> {
@@ -252,6 +268,12 @@ impl Hf {
             self.meta.float(&self.key(key)).into_iter().for_each(|v| self.field(name, number(v)));
         } else if let Some(v) = self.float(name) {
             self.set(key, v);
+        }
+    }
+    /// Copies a number, where present and the key has none.
+    pub fn copy_float_unless_set(&mut self, name: &str, key: &str) {
+        if self.known_float(key).is_none() {
+            self.copy_float(name, key);
         }
     }
     /// Copies a number through a function and, to the nearest whole number, back, where present.
@@ -349,16 +371,40 @@ impl Hf {
         }
     }
 
+    /// Says that the flag `name` must not be set: what it asks for is not computed.
+    pub fn expect_unset(&mut self, name: &str) {
+        if let Some(found) = self.get(&[name]).filter(|v| **v != Json::Bool(false)).cloned() {
+            self.reject(name, "false", found);
+        }
+    }
+    /// A list with a name for each layer, which must be among `known`.
+    pub fn kinds(&mut self, name: &str, known: &[&str]) -> Option<Vec<String>> {
+        let list = self.get(&[name])?.clone();
+        let kinds = list.as_array().map(|l| l.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>());
+        let layers = self.known("block_count").unwrap_or(0);
+        match kinds.filter(|k| k.len() == layers && k.iter().all(|k| known.contains(&k.as_str()))) {
+            Some(kinds) => Some(kinds),
+            None => {
+                self.reject(name, &format!("for each of {layers} layers one of {}", known.join(", ")), list);
+                None
+            }
+        }
+    }
+
     pub(super) fn common(&mut self) {
         if self.back {
             return self.common_back();
         }
+        super::checks::kinds(self);
         for (key, names) in UINTS {
             if let Some(v) = self.get(names) {
                 match v.as_u64().and_then(|v| u32::try_from(v).ok()) {
                     Some(v) => self.set(key, v),
                     None if v.is_array() => {} // one per layer: the architecture's own business
-                    None => self.reject(names[0], "an unsigned integer", v.clone()),
+                    None => {
+                        let said = names.iter().find(|n| self.config.get(**n).is_some());
+                        self.reject(said.unwrap_or(&names[0]), "an unsigned integer", v.clone());
+                    }
                 }
             }
         }
@@ -366,6 +412,15 @@ impl Hf {
             if let Some(v) = self.get(names).and_then(Json::as_f64) {
                 self.set(key, v as f32);
             }
+        }
+        let heads = self.known("attention.head_count").unwrap_or(0);
+        if let Some(kv) = self.known("attention.head_count_kv").filter(|&n| !heads.is_multiple_of(n) || n == 0) {
+            self.reject("num_key_value_heads", &format!("a number that divides the {heads} heads"), kv);
+        }
+        let experts = self.known("expert_count").filter(|&n| n > 0);
+        if let Some((n, used)) = experts.zip(self.known("expert_used_count")).filter(|&(n, used)| used == 0 || used > n)
+        {
+            self.reject("num_experts_per_tok", &format!("1 to {n}, the number of experts"), used);
         }
         if let Some(d) = self.uint("head_dim") {
             self.set("attention.key_length", d);
@@ -384,6 +439,10 @@ impl Hf {
             // Of numbers by layer, the largest: which layers differ is the architecture's own business.
             self.most(key).into_iter().for_each(|v| self.field(names[0], v));
         }
+        // Where no layer attends.
+        if self.most("attention.head_count_kv") == Some(0) {
+            self.copy_back("num_key_value_heads", "attention.head_count");
+        }
         for (key, names) in FLOATS {
             self.copy_float(names[0], key);
         }
@@ -392,6 +451,27 @@ impl Hf {
             self.copy_uint(&format!("{role}_token_id"), &format!("tokenizer.ggml.{role}_token_id"));
         }
         self.rope_back();
+    }
+
+    /// Says which layers slide where the configuration has no list of them.
+    pub fn sliding_layers(&mut self, slides: impl Fn(&Hf, u32) -> bool) {
+        if self.back || self.get(&["layer_types"]).is_some() {
+            return;
+        }
+        let layers = 0..self.uint("num_hidden_layers").unwrap_or(0).min(MOST_LAYERS);
+        let types = layers.map(|i| if slides(self, i) { SLIDING } else { FULL }).collect::<Vec<_>>();
+        self.config["layer_types"] = types.into();
+    }
+
+    /// Writes the list `name` of zeros and ones where it is absent or empty: all but every so many layers, as the field
+    /// `interval` says.
+    pub fn regular(&mut self, name: &str, interval: &str) {
+        if self.back || self.uints(name).is_some_and(|l| !l.is_empty()) {
+            return;
+        }
+        let every = self.uint(interval).unwrap_or(1).max(1);
+        let layers = 1..=self.uint("num_hidden_layers").unwrap_or(0).min(MOST_LAYERS);
+        self.config[name] = layers.map(|i| u32::from(i % every != 0)).collect();
     }
 
     /// `sliding_window` and, where layers differ, which of them slide; but only if the configuration's flag `name`
@@ -411,9 +491,12 @@ impl Hf {
             return self.layer_types_back();
         }
         let Some(window) = self.uint("sliding_window") else { return };
+        if window == 0 {
+            self.reject("sliding_window", "a number above 0, or null", window);
+        }
         self.set("attention.sliding_window", window);
-        if let Some(types) = self.strs("layer_types") {
-            let flags = types.iter().map(|t| *t == "sliding_attention").collect();
+        if let Some(types) = self.kinds("layer_types", &[SLIDING, FULL]) {
+            let flags = types.iter().map(|t| t == SLIDING).collect();
             self.set("attention.sliding_window_pattern", Value::Array(Array::Bool(flags)));
         }
     }
@@ -428,7 +511,7 @@ impl Hf {
             (None, None) => None,
         };
         if let Some(slides) = slides {
-            let name = |&s: &bool| if s { "sliding_attention" } else { "full_attention" };
+            let name = |&s: &bool| if s { SLIDING } else { FULL };
             self.field("layer_types", slides.iter().map(name).collect::<Vec<_>>());
         }
     }
@@ -448,6 +531,12 @@ impl Hf {
 /// The number as it is written, not as its binary form reads in twice the precision.
 pub(crate) fn number(v: f32) -> Json {
     v.to_string().parse::<f64>().map_or(Json::Null, Json::from)
+}
+
+/// A field and what it is when absent. Numbers are written as JSON has them.
+fn default(field: &str) -> Option<(String, Json)> {
+    let (name, value) = field.split_once('=')?;
+    Some((name.to_owned(), serde_json::from_str(value).ok()?))
 }
 
 /// A GGUF name after the changes to it.

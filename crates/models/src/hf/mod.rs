@@ -3,6 +3,7 @@
 
 mod back;
 mod card;
+mod checks;
 mod fp8;
 mod join;
 mod keys;
@@ -14,7 +15,7 @@ mod rope;
 pub(crate) use back::{Back, back, is_table};
 pub(crate) use join::{join, joined_shape};
 pub use keys::Hf;
-pub(crate) use keys::{SAMPLING, number};
+pub(crate) use keys::{FULL, SAMPLING, SLIDING, number};
 pub use names::{EXPERTS, Fix, GEMMA_NORMS, INTERLEAVED_QK, LLAMA_LIKE, Name, SANDWICH_NORMS, fixed, ignored, same};
 
 use crate::{Arch, Error, arch};
@@ -65,7 +66,7 @@ const BUFFERS: &[&str] = &["rotary_emb.inv_freq", "masked_bias", "attn.bias", "a
 /// Where some models keep layers that predict further tokens; others have them behind their last layer.
 const EXTRA_HEAD: &str = "mtp.";
 /// How many there are behind it.
-const EXTRA_LAYERS: &str = "num_nextn_predict_layers";
+const EXTRA_LAYERS: [&str; 2] = ["num_nextn_predict_layers", "num_mtp_layers"];
 
 impl Folder {
     /// Opens the folder at `path`.
@@ -102,6 +103,9 @@ impl Folder {
         let heads = hf.heads();
         let floats = fp8::Floats::find(&files, &hf)?;
         let pieces = pieces(&files, arch, tied, &hf, &floats)?;
+        checks::biases(&hf, &pieces)?;
+        checks::head(&hf, arch, &pieces)?;
+        checks::vocabulary(&hf, &files, &pieces)?;
         Ok(Folder { files, meta: hf.meta, pieces, made: hf.made, heads, floats })
     }
 }
@@ -208,7 +212,7 @@ fn pieces(
 /// True for a tensor of a layer that predicts further tokens.
 fn is_extra_layer(bare: &str, hf: &Hf) -> bool {
     let layer = bare.strip_prefix("layers.").and_then(|rest| rest.split_once('.')?.0.parse::<usize>().ok());
-    let extra = hf.uint(EXTRA_LAYERS).unwrap_or(0) as usize;
+    let extra = hf.get(&EXTRA_LAYERS).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
     layer.zip(hf.known("block_count")).is_some_and(|(layer, last)| (last..last.saturating_add(extra)).contains(&layer))
 }
 

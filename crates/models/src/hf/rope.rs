@@ -4,22 +4,19 @@ use super::{Hf, keys::number};
 use crate::rope::{Scaling, frequencies, llama3_factors};
 use serde_json::{Map, Value as Json, json};
 
+/// A divisor so large that nothing turns.
+const STILL: f32 = 1e30;
+
 impl Hf {
     /// `rope_parameters` (Transformers 5), or `rope_theta` with `rope_scaling` (before).
-    pub(super) fn rope(&mut self) {
+    pub(crate) fn rope(&mut self) {
         let nested = |v: &Json| v.as_object().is_some_and(|o| o.values().any(Json::is_object));
         let mut params = self.get(&["rope_parameters", "rope_scaling"]).cloned().unwrap_or(Json::Null);
         if nested(&params) {
-            if let Some(base) = params["sliding_attention"]["rope_theta"].as_f64() {
-                self.set("rope.freq_base_swa", base as f32);
-            }
-            if let Some(share) = params["sliding_attention"]["partial_rotary_factor"].as_f64() {
-                self.set("rope.partial_rotary_factor_swa", share as f32);
-            }
+            self.sliding_rope(&params["sliding_attention"]);
             params = params["full_attention"].take();
         }
-        let number =
-            |h: &Hf, name: &str| params.get(name).and_then(Json::as_f64).or_else(|| h.config.get(name)?.as_f64());
+        let number = |h: &Hf, name: &str| params.get(name).and_then(Json::as_f64).or_else(|| h.get(&[name])?.as_f64());
         if let Some(base) = number(self, "rope_theta").or_else(|| number(self, "rotary_emb_base")) {
             self.set("rope.freq_base", base as f32);
         }
@@ -34,16 +31,32 @@ impl Hf {
         self.rope_scaling(&params, dims as usize);
     }
 
+    /// Layers with a window have a base of their own, and nothing else.
+    fn sliding_rope(&mut self, params: &Json) {
+        if let Some(base) = params["rope_theta"].as_f64() {
+            self.set("rope.freq_base_swa", base as f32);
+        }
+        let kind = ["rope_type", "type"].iter().find_map(|k| params.get(k)?.as_str()).unwrap_or("default");
+        if kind != "default" {
+            self.reject("rope_parameters.sliding_attention.rope_type", "default", kind);
+        }
+        if let Some(share) = params["partial_rotary_factor"].as_f64().filter(|&s| s != 1.0) {
+            self.reject("rope_parameters.sliding_attention.partial_rotary_factor", "1", share);
+        }
+    }
+
     fn rope_scaling(&mut self, params: &Json, dims: usize) {
         let kind = ["rope_type", "type"].iter().find_map(|k| params.get(k)?.as_str()).unwrap_or("default").to_owned();
         let number = |name: &str| params.get(name).and_then(Json::as_f64);
         let context = self.known("context_length").unwrap_or(0) as f64;
-        let original = number("original_max_position_embeddings")
-            .or(self.float("original_max_position_embeddings").map(f64::from))
+        // What stands outside counts, as in Transformers.
+        let original = (self.float("original_max_position_embeddings").map(f64::from))
+            .or(number("original_max_position_embeddings"))
             .unwrap_or(context);
         let factor = number("factor").unwrap_or(context / original.max(1.0));
         match kind.as_str() {
-            "default" | "mrope" | "proportional" => return,
+            "default" | "mrope" => return,
+            "proportional" => return self.proportional(&params.clone()),
             "llama3" => {
                 let base = self.meta.float(&format!("{}.rope.freq_base", self.arch)).unwrap_or(10_000.0);
                 let (low, high) = (number("low_freq_factor").unwrap_or(1.0), number("high_freq_factor").unwrap_or(4.0));
@@ -64,14 +77,32 @@ impl Hf {
                 self.set("rope.scaling.original_context_length", original as u32);
                 return;
             }
-            other => return self.reject("rope_type", "default, linear, dynamic, yarn, longrope or llama3", other),
+            other => {
+                let known = "default, linear, dynamic, yarn, longrope, llama3 or proportional";
+                return self.reject("rope_type", known, other);
+            }
         }
         self.set("rope.scaling.type", kind.as_str());
         self.set("rope.scaling.factor", factor as f32);
+        // The context is what the dynamic kind grows from.
+        let original = if kind == "dynamic" { context } else { original };
         self.set("rope.scaling.original_context_length", original as u32);
         if kind == "yarn" {
             self.yarn(params, factor);
         }
+    }
+
+    /// Of a whole head, the first share of the frequencies turns and the others stand still.
+    pub(crate) fn proportional(&mut self, params: &Json) {
+        let number = |name: &str| params.get(name).and_then(Json::as_f64).unwrap_or(1.0);
+        let heads = self.known("attention.head_count").unwrap_or(0);
+        let derived = self.known("embedding_length").and_then(|d| d.checked_div(heads)).unwrap_or(0);
+        let dims = self.known("attention.key_length").unwrap_or(derived).min(1 << 16);
+        let turned = (number("partial_rotary_factor") * dims as f64 / 2.0) as usize;
+        let factor = number("factor") as f32;
+        self.set("rope.dimension_count", dims as u32);
+        let divisors: Vec<f32> = (0..dims / 2).map(|i| if i < turned { factor } else { STILL }).collect();
+        self.make("rope_freqs.weight", &divisors);
     }
 
     fn yarn(&mut self, params: &Json, factor: f64) {
@@ -117,13 +148,8 @@ impl Hf {
             params.insert("partial_rotary_factor".into(), json!(if exact { share } else { share.next_up() }));
         }
         self.scaling_back(&mut params);
-        let local = known(self, "rope.freq_base_swa").map(|base| {
-            let mut local = json!({ "rope_type": "default", "rope_theta": number(base) });
-            if let Some(share) = known(self, "rope.partial_rotary_factor_swa") {
-                local["partial_rotary_factor"] = number(share);
-            }
-            local
-        });
+        let local =
+            known(self, "rope.freq_base_swa").map(|base| json!({ "rope_type": "default", "rope_theta": number(base) }));
         match local {
             Some(local) => {
                 self.field("rope_parameters", json!({ "full_attention": params, "sliding_attention": local }));

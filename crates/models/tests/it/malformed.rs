@@ -131,7 +131,7 @@ fn a_configuration_that_says_what_is_not_computed() {
     for (from, to, parts) in [
         ("relu2", "silu", ["hidden_act", "relu2", "silu"]),
         ("ArceeForCausalLM", "ArceeForPigs", ["hidden_act", "", ""]),
-        ("\"num_hidden_layers\": 3", "\"num_hidden_layers\": \"three\"", ["num_hidden_layers", "unsigned", "three"]),
+        ("\"num_hidden_layers\": 3", "\"num_hidden_layers\": \"three\"", ["num_hidden_layers", "integer", "three"]),
     ] {
         let changed = text.replace(from, to);
         assert_ne!(changed, text);
