@@ -59,7 +59,7 @@ const ROWS: usize = 1 << 16;
 /// # Errors
 /// What recording says of an architecture whose parts do not fit together.
 pub fn sample(arch: &Arch, output: Output) -> Result<Plan, Error> {
-    let sizes = json!({ "num_hidden_layers": LAYERS, "vocab_size": ROWS, "num_experts_per_tok": 1 });
+    let sizes = json!({ "num_hidden_layers": LAYERS, "vocab_size": ROWS, "num_experts": 64, "num_experts_per_tok": 1 });
     let mut hf = Hf::new(arch.model_type.to_owned(), arch, sizes);
     hf.all(arch);
     if let Some(e) = hf.error {
