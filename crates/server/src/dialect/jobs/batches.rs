@@ -217,7 +217,7 @@ pub(crate) async fn create(
 }
 
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListForm {
     /// Most entries, 1 to 100.

@@ -223,7 +223,7 @@ pub(super) fn check_expiry(seconds: Option<u64>, field: &str) -> Result<u64, Api
 }
 
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListForm {
     /// Only files for this.

@@ -210,7 +210,7 @@ pub(crate) async fn get(
 }
 
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GetForm {
     /// The events of a response that is streamed in the background.
