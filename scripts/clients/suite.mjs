@@ -113,7 +113,7 @@ const tests = {
     const chat = await ollama.chat({ model: "default", messages, options });
     const lines = await all(await ollama.chat({ model: "default", messages, options, stream: true }));
     assert.equal(lines.map((p) => p.message.content).join(""), chat.message.content);
-    assert.equal((await ollama.ps()).models.length, 1);
+    assert.ok((await ollama.ps()).models.some((m) => m.name === "default:latest"));
     assert.equal((await ollama.copy({ source: "tooled", destination: "other" })).status, "success");
     assert.equal((await ollama.delete({ model: "other" })).status, "success");
     await assert.rejects(ollama.pull({ model: "anything" }), { status_code: 501 });

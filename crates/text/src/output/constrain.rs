@@ -165,7 +165,10 @@ impl Lark<'_> {
             }
             Body::Python | Body::Gemma => return None,
         };
-        Some(format!("({body} {})", self.marker(&calls.each.1)))
+        // Templates differ in whether the closing begins a line, and so do models.
+        let closing = &calls.each.1;
+        let line = if closing.is_empty() || !closing.before.is_empty() { "" } else { "\"\\n\"?" };
+        Some(format!("({body} {line} {})", self.marker(closing)))
     }
 
     /// Arguments with markers of their own, in the order of the schema.
