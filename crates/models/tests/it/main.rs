@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod adapters;
+mod cached;
 mod contradictions;
 mod convert;
 mod embed;
