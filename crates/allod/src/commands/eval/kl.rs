@@ -6,7 +6,7 @@ use crate::load;
 use crate::printer::Progress as Line;
 use allod_cpu::Pool;
 use allod_eval::{Base, Divergence, LogitsReader, Point, Scorer, Windows, kl, plot, reference_windows};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::{Write, stdout};
