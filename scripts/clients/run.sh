@@ -34,7 +34,7 @@ modules=$target/clients-npm
 by_npm() {
     mkdir -p "$modules" && npm install --silent --no-audit --no-fund --prefix "$modules" "${npm[@]}"
 }
-if ! node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null; then
+if ! node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null; then
     echo "skipped: the clients from npm (no node 20)" >&2
 elif ! installed "$modules" "${npm[*]}" by_npm; then
     echo "skipped: the clients from npm could not be installed" >&2

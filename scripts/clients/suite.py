@@ -401,13 +401,16 @@ def test_ollama_tools(s):
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
     for seed in range(40):
         ask = dict(model="tooled", messages=HI, tools=TOOLS, think=False, format=schema)
-        ask["options"] = {"seed": seed, "num_predict": 90, "temperature": 2}
+        ask["options"] = {"seed": seed, "num_predict": 200, "temperature": 2}
         whole = s.ollama.chat(**ask)
+        if whole.done_reason == "length":
+            continue
         if whole.message.tool_calls:
             break
         assert isinstance(json.loads(whole.message.content)["ok"], bool)
     call = whole.message.tool_calls[0].function
-    assert call.name == "get_weather" and fits(call.arguments)
+    # The client leaves additionalProperties out of what it sends, so there may be more.
+    assert call.name == "get_weather" and fits({name: call.arguments[name] for name in WEATHER["required"]})
     parts = [p.message.tool_calls for p in s.ollama.chat(**ask, stream=True) if p.message.tool_calls]
     assert parts[0][0].function.arguments == call.arguments
     talk = HI + [whole.message, {"role": "tool", "content": "21", "tool_name": "get_weather"}]
