@@ -1,9 +1,9 @@
 //! Text to token ids and back.
 //!
 //! A [`Tokenizer`] is read from a `tokenizer.json`, from the metadata of a GGUF file, from a SentencePiece model, from
-//! tiktoken ranks or from bare vocabulary files. All become the same [`Description`](description::Description), which
-//! the tokenizers library works from: *added tokens* are found first; what lies between them is *normalized*, *cut into
-//! words*, and each word goes through a *model* (BPE, unigram, WordPiece). Decoding needs only the vocabulary, and is
+//! tiktoken ranks or from bare vocabulary files. All become the same `Description`, which the tokenizers
+//! library works from: *added tokens* are found first; what lies between them is *normalized*, *cut into words*, and each
+//! word goes through a *model* (BPE, unigram, WordPiece). Decoding needs only the vocabulary, and is
 //! ours, for ids come one at a time; so are the roles that tokens play, and the ways from and to GGUF.
 
 mod bytes;
