@@ -19,6 +19,9 @@ use crate::twin::twin;
 
 /// Rows (positions × heads) of a tile: enough that unpacking keys is lost beside multiplying them.
 const TILE_ROWS: usize = 96;
+/// Rows up to which products read the cache itself, a few at a time: converting a key once more for other rows costs
+/// less than storing it.
+const FEW_ROWS: usize = 48;
 /// Pages of values that are unpacked together.
 const VALUE_PAGES: usize = 8;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
@@ -293,7 +296,7 @@ impl Call<'_> {
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        let direct = tile.rows() <= DIRECT_ROWS && self.p.v_prefix.is_none();
+        let direct = tile.rows() <= FEW_ROWS && self.p.v_prefix.is_none();
         if self.cache.layout().dtype.is_coded() {
             self.coded_scores(tile, s, pages.clone(), q, scores);
         } else if direct {
@@ -343,17 +346,19 @@ impl Call<'_> {
     fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
         for page in pages.clone().step_by(KEY_PAGES) {
             let (n, [planes, ahead]) = self.planes(tile, page, &pages);
-            Keys {
-                dtype: self.cache.layout().dtype,
-                q,
-                rows: tile.rows(),
-                k_dim: self.shape.k_dim,
-                planes: &planes[..n],
-                ahead: &ahead[..n],
-                c: &mut scores[page * PAGE - s * SPLIT..],
-                c_stride: SCORES,
-            }
-            .run(self.isa);
+            self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, _| {
+                Keys {
+                    dtype: self.cache.layout().dtype,
+                    q: &q[rows.start * self.shape.k_dim..],
+                    rows: rows.len(),
+                    k_dim: self.shape.k_dim,
+                    planes: &planes[..n],
+                    ahead: &ahead[..n],
+                    c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
+                    c_stride: SCORES,
+                }
+                .run(self.isa);
+            });
         }
     }
 
@@ -384,18 +389,21 @@ impl Call<'_> {
 
     /// [`values`](Self::values) of few rows.
     fn direct_values(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, weights: &[f32], sums: &mut [f32]) {
+        let v_pad = self.shape.v_pad;
         for page in pages.clone() {
-            Values {
-                dtype: self.cache.layout().dtype,
-                w: &weights[page * PAGE - s * SPLIT..],
-                w_stride: SCORES,
-                rows: tile.rows(),
-                plane: self.values_of(tile, page),
-                ahead: self.values_of(tile, (page + 2).min(pages.end - 1)),
-                panels: self.shape.v_pad / PAGE,
-                c: sums,
-            }
-            .run(self.isa);
+            self.blocks(tile, page..page + 1, DIRECT_ROWS, |rows, _| {
+                Values {
+                    dtype: self.cache.layout().dtype,
+                    w: &weights[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
+                    w_stride: SCORES,
+                    rows: rows.len(),
+                    plane: self.values_of(tile, page),
+                    ahead: self.values_of(tile, (page + 2).min(pages.end - 1)),
+                    panels: v_pad / PAGE,
+                    c: &mut sums[rows.start * v_pad..],
+                }
+                .run(self.isa);
+            });
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) const MAX_ROWS: usize = 128;
 const BYTES: Range<usize> = 24 << 10..256 << 10;
 /// Tasks for each thread, with few input rows: fewer read longer stretches of memory, more even out the threads.
 const TASKS: usize = 8;
+/// Input rows below which reading the weights is what a task is about.
+const FEW_ROWS: usize = 64;
 /// Panels of one task when there are many input rows.
 const MAX_PANELS: usize = 4;
 
@@ -184,7 +186,7 @@ impl Job {
     fn new(out: &Out, rows: usize, threads: usize) -> Job {
         let row_bytes = out.w.row_bytes() + out.up.as_ref().map_or(0, |up| up.w.row_bytes());
         let (panels, panel_bytes) = (out.w.panels(), (row_bytes * ROWS).max(1));
-        let group = if rows < 8 {
+        let group = if rows < FEW_ROWS {
             let share = panels * panel_bytes / (threads * TASKS);
             share.clamp(BYTES.start, BYTES.end) / panel_bytes
         } else {

@@ -212,9 +212,13 @@ pub(super) fn fine(isa: Isa, dtype: DType, slab: &mut Slab, panel: &[u8], x: &[&
     }
 }
 
+/// Input rows up to which codes are multiplied as they leave their registers, by AVX-512: unpacking them once more for
+/// every few rows costs less than storing and loading them.
+const FEW_ROWS: usize = 32;
+
 /// Whether two panels go faster together than one after the other.
 pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
-    isa == Isa::Avx512 && matches!(form, Form::Fine | Form::Super) && rows >= 4
+    isa == Isa::Avx512 && matches!(form, Form::Fine | Form::Super) && rows > FEW_ROWS
 }
 
 macro_rules! dispatch_pair {

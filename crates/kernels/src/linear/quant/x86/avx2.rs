@@ -20,7 +20,7 @@ use std::arch::x86_64::*;
 
 /// The type's panel with any number of input rows.
 macro_rules! panel {
-    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $row:ident, $tile:ident, $wide:ident) => {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $rows:ident, $tile:ident, $wide:ident) => {
         pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
             // SAFETY: this tier is chosen only where the machine has its instructions.
             unsafe { $inner::<T>(slab, panel, x, sums) }
@@ -28,27 +28,33 @@ macro_rules! panel {
 
         #[target_feature(enable = "avx2,fma,f16c")]
         fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
-            if let ([x], [sums], true) = (x, &mut *sums, T::PARTS > 0) {
-                for (first, n, chunk) in chunks::<T>(panel) {
-                    $row::<T>(slab, chunk, &x[first / $columns..][..n / $columns], sums);
-                }
-                return;
-            }
             for (first, n, chunk) in chunks::<T>(panel) {
-                prefetch(chunk, 0, 1);
+                if x.len() <= few_rows::<T>() && T::PARTS > 0 {
+                    // SAFETY: a chunk has whole blocks.
+                    unsafe { T::numbers::<Two>(chunk.as_ptr(), T::blocks(chunk), slab) };
+                    let both = (&*slab, chunk);
+                    tiles!(x, sums, first / $columns, n / $columns, &[], 2, [1 2], $rows::<T>(both));
+                    continue;
+                }
                 slab.unpack::<T, Two>(chunk);
                 if T::CHAIN == 1 {
                     to_16_bits::<T>(slab, n);
-                    tiles!(x, sums, first / $columns, n / $columns, 4, [1 2 3 4], $wide::<T>(slab));
+                    tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab));
                     continue;
                 }
-                tiles!(x, sums, first / $columns, n / $columns, 4, [1 2 3 4], $tile::<T>(slab));
+                tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $tile::<T>(slab));
             }
         }
     };
 }
-panel!(fine, fine_panel, Fine, Block32, 32, fine_row, fine_tile, fine_wide);
-panel!(superblock, superblock_panel, Super, Block256, 256, superblock_row, superblock_tile, superblock_wide);
+panel!(fine, fine_panel, Fine, Block32, 32, fine_rows, fine_tile, fine_wide);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, superblock_tile, superblock_wide);
+
+/// Input rows up to which codes are multiplied as they leave their registers: unpacking them once more for every two
+/// rows costs less than storing and loading them, the more so where they would be widened as well.
+const fn few_rows<T: Type>() -> usize {
+    if T::CHAIN == 1 { 12 } else { 6 }
+}
 
 /// The lower and the upper 8 rows.
 type Halves = [__m256i; 2];
@@ -188,39 +194,47 @@ fn fine_add<T: Fine>(slab: &Slab, b: usize, x: &Block32, total: Halves, sums: &m
     store(sums, y);
 }
 
-/// One input row with a chunk, as it is unpacked.
+/// `N` input rows with a chunk, as it is unpacked; its numbers are in the slab.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fine_row<T: Fine>(slab: &mut Slab, chunk: &[u8], x: &[Block32], sums: &mut Sums) {
+fn fine_rows<T: Fine, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [&[Block32]; N], sums: &mut [Sums]) {
     let (blocks, ones) = (T::blocks(chunk), [_mm256_set1_epi16(1); 2]);
-    assert!(blocks <= 8 && x.len() == blocks);
-    // SAFETY: a chunk has whole blocks, and the input row as many.
-    unsafe {
-        T::numbers::<Two>(chunk.as_ptr(), blocks, slab);
-        for (b, x) in x.iter().enumerate() {
-            prefetch(chunk, b, blocks);
-            let mut total = [_mm256_setzero_si256(); 2];
-            let mut acc = [[fine_start::<T>(x); 2], [_mm256_setzero_si256(); 2]];
+    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
+    for b in 0..blocks {
+        prefetch(chunk, b, blocks);
+        let mut total = [[_mm256_setzero_si256(); 2]; N];
+        // SAFETY: the chunk and every input row have `blocks` blocks.
+        unsafe {
+            let mut acc = [[[_mm256_setzero_si256(); 2]; N]; 2];
+            for t in 0..N {
+                acc[0][t] = [fine_start::<T>(x[t].get_unchecked(b)); 2];
+            }
             for g in 0..T::GRANULES {
                 let codes = T::codes::<Two>(chunk.as_ptr(), blocks, b, g);
                 for part in 0..T::PARTS {
-                    let q = _mm256_set1_epi32(word(&x.q, (T::place(b, part).1 + g) * 4));
-                    if T::CHAIN == 1 {
-                        wide(codes[part].0, q, ones, &mut total);
-                    } else {
-                        narrow(codes[part].0, q, &mut acc[part]);
+                    let at = (T::place(b, part).1 + g) * 4;
+                    for t in 0..N {
+                        let q = _mm256_set1_epi32(word(&x[t].get_unchecked(b).q, at));
+                        if T::CHAIN == 1 {
+                            wide(codes[part].0, q, ones, &mut total[t]);
+                        } else {
+                            narrow(codes[part].0, q, &mut acc[part][t]);
+                        }
                     }
                 }
             }
-            if T::CHAIN == 4 {
-                widen(acc[0], ones, &mut total);
-                widen(acc[1], ones, &mut total);
-            } else if T::CHAIN == 8 {
-                // The parts are one chain; only its whole is sure to fit 16 bits.
-                let whole = [_mm256_add_epi16(acc[0][0], acc[1][0]), _mm256_add_epi16(acc[0][1], acc[1][1])];
-                widen(whole, ones, &mut total);
+            for t in 0..N {
+                if T::CHAIN == 4 {
+                    widen(acc[0][t], ones, &mut total[t]);
+                    widen(acc[1][t], ones, &mut total[t]);
+                } else if T::CHAIN == 8 {
+                    // The parts are one chain; only its whole is sure to fit 16 bits.
+                    let (low, high) = (acc[0][t], acc[1][t]);
+                    let whole = [_mm256_add_epi16(low[0], high[0]), _mm256_add_epi16(low[1], high[1])];
+                    widen(whole, ones, &mut total[t]);
+                }
+                fine_add::<T>(slab, b, x[t].get_unchecked(b), total[t], &mut sums[t]);
             }
-            fine_add::<T>(slab, b, x, total, sums);
         }
     }
 }
@@ -370,39 +384,45 @@ fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], tota
     }
 }
 
-/// One input row with a super-block, as it is unpacked.
+/// `N` input rows with a super-block, as it is unpacked; its numbers are in the slab.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn superblock_row<T: Super>(slab: &mut Slab, chunk: &[u8], x: &[Block256], sums: &mut Sums) {
-    let x = &x[0];
-    let mut total = [_mm256_setzero_si256(); 2];
+fn superblock_rows<T: Super, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [&[Block256]; N], sums: &mut [Sums]) {
+    let mut blocks = [&x[0][0]; N];
+    for t in 0..N {
+        blocks[t] = &x[t][0];
+    }
+    let mut total = [[_mm256_setzero_si256(); 2]; N];
     // SAFETY: a chunk is one super-block, and so is what the places say.
     unsafe {
-        T::numbers::<Two>(chunk.as_ptr(), 1, slab);
         for round in 0..T::rounds(1) {
             prefetch(chunk, round, T::rounds(1));
-            let mut acc = [[_mm256_setzero_si256(); 2]; 4];
+            let mut acc = [[[_mm256_setzero_si256(); 2]; N]; 4];
             for g in 0..T::GRANULES {
                 let codes = T::codes::<Two>(chunk.as_ptr(), 1, round, g);
                 for part in 0..T::PARTS {
                     let (stretch, first) = T::place(round, part);
-                    let q = _mm256_set1_epi32(word(&x.q, stretch * T::STRETCH + (first + g) * 4));
-                    if T::CHAIN == 1 {
-                        wide(codes[part].0, q, load(&slab.scales[stretch]), &mut total);
-                        continue;
-                    }
-                    if g % T::CHAIN == 0 {
-                        acc[part] = [superblock_start::<T>(x, stretch); 2];
-                    }
-                    narrow(codes[part].0, q, &mut acc[part]);
-                    if g % T::CHAIN == T::CHAIN - 1 {
-                        widen(acc[part], load(&slab.scales[stretch]), &mut total);
+                    let at = stretch * T::STRETCH + (first + g) * 4;
+                    let scale = load(&slab.scales[stretch]);
+                    for t in 0..N {
+                        let q = _mm256_set1_epi32(word(&blocks[t].q, at));
+                        if T::CHAIN == 1 {
+                            wide(codes[part].0, q, scale, &mut total[t]);
+                            continue;
+                        }
+                        if g % T::CHAIN == 0 {
+                            acc[part][t] = [superblock_start::<T>(blocks[t], stretch); 2];
+                        }
+                        narrow(codes[part].0, q, &mut acc[part][t]);
+                        if g % T::CHAIN == T::CHAIN - 1 {
+                            widen(acc[part][t], scale, &mut total[t]);
+                        }
                     }
                 }
             }
         }
     }
-    superblock_add::<T, 1>(slab, [x], [total], std::slice::from_mut(sums));
+    superblock_add::<T, N>(slab, blocks, total, sums);
 }
 
 /// `N` input rows with a super-block in the slab.

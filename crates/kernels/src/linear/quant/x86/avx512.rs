@@ -1,7 +1,7 @@
 //! VNNI: sums of four products straight into 32 bits, 16 rows at a time, the input's four integers broadcast from memory.
 
 use super::{
-    super::{Fine, Lanes, Slab, Super, chunks},
+    super::{FEW_ROWS, Fine, Lanes, Slab, Super, chunks},
     prefetch, tiles,
     vectors::One,
     word,
@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 
 /// The type's panel with any number of input rows.
 macro_rules! panel {
-    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $tile:ident) => {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $rows:ident, $tile:ident) => {
         pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
             // One row reads weights as fast as memory gives them, which was seen to be faster in loads of half the width.
             if x.len() == 1 && T::PARTS > 0 {
@@ -27,9 +27,15 @@ macro_rules! panel {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
             for (first, n, chunk) in chunks::<T>(panel) {
-                prefetch(chunk, 0, 1);
+                if x.len() <= FEW_ROWS && T::PARTS > 0 {
+                    // SAFETY: a chunk has whole blocks.
+                    unsafe { T::numbers::<One>(chunk.as_ptr(), T::blocks(chunk), slab) };
+                    let both = (&*slab, chunk);
+                    tiles!(x, sums, first / $columns, n / $columns, &[], 4, [1 2 3 4], $rows::<T>(both));
+                    continue;
+                }
                 slab.unpack::<T, One>(chunk);
-                tiles!(x, sums, first / $columns, n / $columns, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab));
+                tiles!(x, sums, first / $columns, n / $columns, chunk, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab));
             }
         }
     };
@@ -52,13 +58,14 @@ macro_rules! pair {
         fn $inner<T: $kind>(slabs: &mut [Slab; 2], panels: [&[u8]; 2], x: &[&[$block]], sums: [&mut [Sums]; 2]) {
             let [a, b] = sums;
             for ((first, n, chunk), (_, _, other)) in chunks::<T>(panels[0]).zip(chunks::<T>(panels[1])) {
-                prefetch(chunk, 0, 1);
-                prefetch(other, 0, 1);
                 slabs[0].unpack::<T, One>(chunk);
                 slabs[1].unpack::<T, One>(other);
                 let first = first / $columns;
-                let end = first + n / $columns;
-                for ((x, a), b) in x.chunks(6).zip(a.chunks_mut(6)).zip(b.chunks_mut(6)) {
+                let (end, shares) = (first + n / $columns, x.len().div_ceil(6));
+                let tiles = x.chunks(6).zip(a.chunks_mut(6)).zip(b.chunks_mut(6)).enumerate();
+                for (i, ((x, a), b)) in tiles {
+                    prefetch(chunk, i, shares);
+                    prefetch(other, i, shares);
                     macro_rules! tile {
                         ($rows:literal) => {{
                             let mut rows = [&x[0][..0]; $rows];
@@ -84,8 +91,8 @@ macro_rules! pair {
 }
 pair!(fine_pair, fine_panels, Fine, Block32, 32, fine_tiles);
 pair!(superblock_pair, superblock_panels, Super, Block256, 256, superblock_tiles);
-panel!(fine, fine_panel, Fine, Block32, 32, fine_tile);
-panel!(superblock, superblock_panel, Super, Block256, 256, superblock_tile);
+panel!(fine, fine_panel, Fine, Block32, 32, fine_rows, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, superblock_tile);
 
 /// Where the sums of a block begin, so that the codes' offset is out of them in the end.
 #[inline]
@@ -204,6 +211,80 @@ fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], tota
             _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(x[t].scale), row[t], y));
         }
     }
+}
+
+/// `N` input rows with a chunk, as it is unpacked; its numbers are in the slab.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fine_rows<T: Fine, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [&[Block32]; N], sums: &mut [Sums]) {
+    let blocks = T::blocks(chunk);
+    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
+    // SAFETY: the chunk and every input row have `blocks` blocks, `Sums` are 16 numbers.
+    unsafe {
+        let mut y = [_mm512_setzero_ps(); N];
+        for t in 0..N {
+            y[t] = _mm512_loadu_ps(sums[t].as_ptr());
+        }
+        for b in 0..blocks {
+            prefetch(chunk, b, blocks);
+            let mut acc = [_mm512_setzero_si512(); N];
+            for t in 0..N {
+                acc[t] = start::<T>(x[t].get_unchecked(b));
+            }
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<One>(chunk.as_ptr(), blocks, b, g);
+                for (part, codes) in codes.iter().enumerate().take(T::PARTS) {
+                    let at = (T::place(b, part).1 + g) * 4;
+                    for t in 0..N {
+                        let q = _mm512_set1_epi32(word(&x[t].get_unchecked(b).q, at));
+                        acc[t] = _mm512_dpbusd_epi32(acc[t], codes.0, q);
+                    }
+                }
+            }
+            for t in 0..N {
+                y[t] = fine_add::<T>(slab, b, x[t].get_unchecked(b), acc[t], y[t]);
+            }
+        }
+        for t in 0..N {
+            _mm512_storeu_ps(sums[t].as_mut_ptr(), y[t]);
+        }
+    }
+}
+
+/// `N` input rows with a super-block, as it is unpacked; its numbers are in the slab.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn superblock_rows<T: Super, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [&[Block256]; N], sums: &mut [Sums]) {
+    let mut blocks = [&x[0][0]; N];
+    for t in 0..N {
+        blocks[t] = &x[t][0];
+    }
+    let mut total = [_mm512_setzero_si512(); N];
+    // SAFETY: a chunk is one super-block, and so is what the places say.
+    unsafe {
+        for round in 0..T::rounds(1) {
+            prefetch(chunk, round, T::rounds(1));
+            let mut acc = [[_mm512_setzero_si512(); N]; 4];
+            for g in 0..T::GRANULES {
+                let codes = T::codes::<One>(chunk.as_ptr(), 1, round, g);
+                for part in 0..T::PARTS {
+                    let (stretch, first) = T::place(round, part);
+                    let at = stretch * T::STRETCH + (first + g) * 4;
+                    for t in 0..N {
+                        let q = _mm512_set1_epi32(word(&blocks[t].q, at));
+                        acc[part][t] = _mm512_dpbusd_epi32(acc[part][t], codes[part].0, q);
+                    }
+                }
+            }
+            for (part, acc) in acc.iter().enumerate().take(T::PARTS) {
+                let scale = scale(slab, T::place(round, part).0);
+                for t in 0..N {
+                    total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(acc[t], scale));
+                }
+            }
+        }
+    }
+    superblock_add::<T, N>(slab, blocks, total, sums);
 }
 
 /// `N` input rows with a super-block in the slab.

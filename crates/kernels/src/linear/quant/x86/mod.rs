@@ -1,7 +1,7 @@
 //! Quantized products on AVX2 and AVX-512.
 //!
-//! One input row goes along with unpacking: codes are multiplied as they leave their registers. Several rows share what
-//! was unpacked to the slab.
+//! A few input rows go along with unpacking: codes are multiplied as they leave their registers, and are unpacked again
+//! for the next few. Many rows share what was unpacked to the slab.
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -10,10 +10,15 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 mod vectors;
 
-/// Calls the tile for as many input rows as there are.
+/// Calls the tile for as many input rows as there are; each asks for its share of what comes after `$chunk`.
 macro_rules! tiles {
-    ($x:ident, $sums:ident, $first:expr, $len:expr, $most:literal, [$($n:literal)*], $tile:ident::<$type:ty>($slab:expr)) => {
-        for (x, sums) in $x.chunks($most).zip($sums.chunks_mut($most)) {
+    (
+        $x:ident, $sums:ident, $first:expr, $len:expr, $chunk:expr, $most:literal, [$($n:literal)*],
+        $tile:ident::<$type:ty>($slab:expr)
+    ) => {
+        let tiles = $x.len().div_ceil($most);
+        for (i, (x, sums)) in $x.chunks($most).zip($sums.chunks_mut($most)).enumerate() {
+            prefetch($chunk, i, tiles);
             match x.len() {
                 $($n => {
                     let mut rows = [&x[0][..0]; $n];
