@@ -72,14 +72,19 @@ pub(crate) fn prefix(bench: &Bench) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The delays of an answer while a prompt of 4,000 tokens arrives, against its own undisturbed ones.
+/// The delays of an answer while a prompt of 4,000 tokens arrives, against its own undisturbed ones, in a pool whose
+/// pages have all been used: the operating system hands out a page's memory when it is first written, and takes its time.
 pub(crate) fn victim(bench: &Bench) -> Result<(), Box<dyn Error>> {
     for delay in [1.5, 2.0, 4.0] {
         let mut random = Random(3);
         let mut run = |disturbed: bool| -> Result<Log, Box<dyn Error>> {
-            let size = Size { sequences: 4, context: 4352, pages: 700 };
+            let size = Size { sequences: 4, context: 4352, pages: 320 };
             let mut engine = bench.engine(size, |o| o.delay = delay)?;
-            let victim = engine.submit(request(random.text(100, bench.vocabulary()), 150))?;
+            engine.submit(request(random.text(4300, bench.vocabulary()), 1))?;
+            drain(&mut engine)?;
+            engine.submit(request(random.text(1000, bench.vocabulary()), 1))?;
+            drain(&mut engine)?;
+            let victim = engine.submit(request(random.text(100, bench.vocabulary()), 400))?;
             let mut log = Log::default();
             while log.total < 20 {
                 log.take(engine.step())?;

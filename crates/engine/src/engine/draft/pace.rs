@@ -6,7 +6,7 @@ const MEMORY: f64 = 0.97;
 const USUAL_SLOPE: f64 = 0.15;
 /// Rows of prompts that a step takes at least, so that a prompt gets on even where its mere presence is dear, as in a
 /// step that has to read a long context for it.
-const LEAST: usize = 8;
+const LEAST: usize = 4;
 
 /// A straight line through observations, recent ones first.
 #[derive(Debug, Default)]
