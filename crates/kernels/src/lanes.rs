@@ -48,18 +48,19 @@ pub(crate) fn sum_squares_around(x: &[f32], mean: f32) -> f32 {
     fold!(x, |acc, v| (v - mean).mul_add(v - mean, acc))
 }
 
-/// The largest element, `-inf` for none; NaN elements are passed over.
+/// The largest element, `-inf` for none; NaN elements are passed over. In whatever order: more lanes than sums have
+/// wait less for each other.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; 8 * LANES];
+    let (blocks, tail) = x.as_chunks::<{ 8 * LANES }>();
     for block in blocks {
-        for j in 0..LANES {
-            lanes[j] = if block[j] > lanes[j] { block[j] } else { lanes[j] };
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane = if v > *lane { v } else { *lane };
         }
     }
-    for (j, &v) in tail.iter().enumerate() {
-        lanes[j] = if v > lanes[j] { v } else { lanes[j] };
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = if v > *lane { v } else { *lane };
     }
     lanes.into_iter().fold(f32::NEG_INFINITY, |m, v| if v > m { v } else { m })
 }

@@ -11,17 +11,24 @@ use super::cache::{PAGE, rotate};
 use super::coded::{Query, Scores};
 use super::product::{DIRECT_ROWS, KEY_PAGES, Keys, MAX_ROWS, Product, Values, max_rows};
 use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
-use crate::isa::Isa;
-use crate::lanes::{max, sum};
+use crate::isa::{Isa, Job};
+use crate::lanes::{LANES, max, tree};
 use crate::math::{exp, tanh};
 use crate::pool::{Parts, Pool};
 use crate::twin::twin;
 
 /// Rows (positions × heads) of a tile: enough that unpacking keys is lost beside multiplying them.
 const TILE_ROWS: usize = 96;
+
 /// Rows up to which products read the cache itself, a few at a time: converting a key once more for other rows costs
 /// less than storing it.
-const FEW_ROWS: usize = 48;
+fn few_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Scalar | Isa::Avx2 => 48,
+        Isa::Avx512 => TILE_ROWS,
+    }
+}
+
 /// Pages of values that are unpacked together.
 const VALUE_PAGES: usize = 8;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
@@ -296,7 +303,7 @@ impl Call<'_> {
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        let direct = tile.rows() <= FEW_ROWS && self.p.v_prefix.is_none();
+        let direct = tile.rows() <= few_rows(self.isa) && self.p.v_prefix.is_none();
         if self.cache.layout().dtype.is_coded() {
             self.coded_scores(tile, s, pages.clone(), q, scores);
         } else if direct {
@@ -544,14 +551,36 @@ twin! {
     }
 }
 
-twin! {
-    /// `x = exp(x - max x)`; returns the maximum and the sum.
-    fn exponentials(x: &mut [f32]) -> (f32, f32) {
-        let top = max(x);
-        for v in x.iter_mut() {
-            *v = exp(*v - top);
+/// `x = exp(x - max x)`; returns the maximum and the sum, which is that of [`crate::lanes::sum`].
+fn exponentials(isa: Isa, x: &mut [f32]) -> (f32, f32) {
+    isa.run(Exponentials(x))
+}
+
+struct Exponentials<'a>(&'a mut [f32]);
+
+impl Job for Exponentials<'_> {
+    type Out = (f32, f32);
+
+    #[inline(always)]
+    fn run(self) -> (f32, f32) {
+        let top = max(self.0);
+        let mut lanes = [0f32; LANES];
+        let (blocks, tail) = self.0.as_chunks_mut::<{ 2 * LANES }>();
+        for block in blocks {
+            for v in block.iter_mut() {
+                *v = exp(*v - top);
+            }
+            for half in block.as_chunks::<LANES>().0 {
+                for (lane, v) in lanes.iter_mut().zip(half) {
+                    *lane += v;
+                }
+            }
         }
-        (top, sum(x))
+        for (i, v) in tail.iter_mut().enumerate() {
+            *v = exp(*v - top);
+            lanes[i % LANES] += *v;
+        }
+        (top, tree(lanes))
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) struct QuantizeArgs {
     /// Threads to compute with [default: all cores]; the file does not depend on it
     #[arg(long, short)]
     threads: Option<usize>,
-    /// Print one object with recipe, files, bytes, bits_per_weight, tensors and quality
+    /// Print one object with recipe, files, bytes, bits_per_weight, resumed, tensors and quality
     #[arg(long)]
     json: bool,
 }
@@ -135,6 +135,9 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<ExitCode> {
         ControlFlow::Continue(())
     })?;
     progress.clear();
+    if done.resumed > 0 {
+        note(&format!("{} of {} tensors were there from a run that was interrupted", done.resumed, done.tensors.len()));
+    }
     let quality = args.text.as_ref().map(|text| quality(args, text, &done.paths[0], &pool)).transpose()?;
     report::tell(args, &chosen, Outcome::of(done, quality))
 }

@@ -22,6 +22,8 @@ const WORST: usize = 10;
 pub(super) struct Outcome {
     files: Vec<PathBuf>,
     tensors: Vec<TensorReport>,
+    /// Tensors that an interrupted run had written.
+    resumed: usize,
     bytes: u64,
     weights: u64,
     /// The source's bytes.
@@ -31,7 +33,8 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn planned(source: &dyn WeightSource, chosen: &Chosen) -> Outcome {
-        let mut out = Outcome { files: vec![], tensors: vec![], bytes: 0, weights: 0, before: 0, quality: None };
+        let (files, tensors) = (vec![], vec![]);
+        let mut out = Outcome { files, tensors, resumed: 0, bytes: 0, weights: 0, before: 0, quality: None };
         for choice in &chosen.choices {
             let Some(info) = source.info(&choice.name) else { continue };
             let size = |t| Tensor::bytes_of(t, &info.shape).unwrap_or(0) as u64;
@@ -44,8 +47,8 @@ impl Outcome {
     }
 
     pub(super) fn of(r: Report, quality: Option<Divergence>) -> Outcome {
-        let Report { paths, tensors, bytes_in, bytes_out, weights, .. } = r;
-        Outcome { files: paths, tensors, bytes: bytes_out, weights, before: bytes_in, quality }
+        let Report { paths, tensors, resumed, bytes_in, bytes_out, weights } = r;
+        Outcome { files: paths, tensors, resumed, bytes: bytes_out, weights, before: bytes_in, quality }
     }
 
     fn bits(&self) -> f64 {
@@ -83,7 +86,7 @@ fn object(chosen: &Chosen, o: &Outcome) -> Value {
     };
     let tensors: Vec<Value> = o.tensors.iter().map(tensor).collect();
     json!({ "recipe": chosen.name, "files": o.files, "bytes": o.bytes, "bytes_before": o.before,
-            "bits_per_weight": o.bits(), "tensors": tensors, "quality": o.quality })
+            "bits_per_weight": o.bits(), "resumed": o.resumed, "tensors": tensors, "quality": o.quality })
 }
 
 /// Types with their share and loss, the tensors that lose most, and what the text says.
