@@ -5,7 +5,8 @@
 //! codes have an offset or a minimum. A block with a number that is not finite becomes not-a-number as a whole; one
 //! whose numbers are all below 2⁻¹⁰⁰ becomes zero.
 //!
-//! One source serves every instruction set: the compiler turns these loops into vectors, and no result depends on how.
+//! One source serves every instruction set: the compiler turns these loops into vectors, but for the sums of integers,
+//! which it does not find. No result depends on how.
 
 use crate::isa::Isa;
 
@@ -33,6 +34,8 @@ pub(super) struct Block256 {
     pub(super) sums16: [i16; 16],
     /// For each 16 integers: -32 times the sum of those whose place is 0 or 1 modulo 4, and of the others.
     pub(super) lanes32: [[i16; 2]; 16],
+    /// Minus the sums of 16 integers each.
+    pub(super) minus16: [i32; 16],
     pub(super) q: [i8; 256],
 }
 
@@ -42,28 +45,28 @@ impl Block32 {
 
 impl Block256 {
     pub(super) const ZERO: Block256 =
-        Block256 { scale: 0.0, sums32: [0; 8], sums16: [0; 16], lanes32: [[0; 2]; 16], q: [0; 256] };
+        Block256 { scale: 0.0, sums32: [0; 8], sums16: [0; 16], lanes32: [[0; 2]; 16], minus16: [0; 16], q: [0; 256] };
 }
 
 /// Writes `x` as blocks: 32 numbers each.
 pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
     match isa {
-        Isa::Scalar => blocks32(x, out),
+        Isa::Scalar => blocks32(x, out, lanes),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => x86::blocks32(x, out),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => blocks32(x, out),
+        _ => blocks32(x, out, lanes),
     }
 }
 
 /// Writes `x` as blocks: 256 numbers each.
 pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256]) {
     match isa {
-        Isa::Scalar => blocks256(x, out),
+        Isa::Scalar => blocks256(x, out, lanes),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => x86::blocks256(x, out),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => blocks256(x, out),
+        _ => blocks256(x, out, lanes),
     }
 }
 
@@ -71,13 +74,14 @@ pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256]) {
 #[expect(unsafe_code, reason = "instructions chosen at run time")]
 mod x86 {
     use super::{Block32, Block256};
+    use std::arch::x86_64::*;
 
     macro_rules! compiled {
         ($name:ident, $inner:ident, $block:ty) => {
             pub(super) fn $name(x: &[f32], out: &mut [$block]) {
                 #[target_feature(enable = "avx2,fma")]
                 fn $inner(x: &[f32], out: &mut [$block]) {
-                    super::$name(x, out);
+                    super::$name(x, out, lanes);
                 }
                 // SAFETY: called only where the machine has AVX2.
                 unsafe { $inner(x, out) }
@@ -86,13 +90,27 @@ mod x86 {
     }
     compiled!(blocks32, blocks32_avx2, Block32);
     compiled!(blocks256, blocks256_avx2, Block256);
+
+    /// [`lanes`](super::lanes), inlined where AVX2 is.
+    #[inline(always)]
+    fn lanes(q: &[i8; 32]) -> [[i16; 2]; 2] {
+        // SAFETY: 32 bytes; and see above.
+        let sums = unsafe {
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256(q.as_ptr().cast()));
+            let pairs = _mm256_add_epi16(pairs, _mm256_srli_si256::<8>(pairs));
+            let pairs = _mm256_add_epi16(pairs, _mm256_srli_si256::<4>(pairs));
+            [_mm256_extract_epi32::<0>(pairs), _mm256_extract_epi32::<4>(pairs)]
+        };
+        sums.map(|two| [two as i16, (two >> 16) as i16])
+    }
 }
 
 #[inline(always)]
-fn blocks32(x: &[f32], out: &mut [Block32]) {
+fn blocks32(x: &[f32], out: &mut [Block32], lanes: impl Fn(&[i8; 32]) -> [[i16; 2]; 2]) {
     for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
         out.scale = quantize(x, &mut out.q);
-        let lanes = lanes(&out.q);
+        let [a, b] = lanes(&out.q);
+        let lanes = [a[0] + b[0], a[1] + b[1]];
         let sum = i32::from(lanes[0]) + i32::from(lanes[1]);
         out.lanes16 = lanes.map(|sum| -16 * sum);
         (out.offset16, out.offset128) = (-16 * sum, -128 * sum);
@@ -100,16 +118,16 @@ fn blocks32(x: &[f32], out: &mut [Block32]) {
 }
 
 #[inline(always)]
-fn blocks256(x: &[f32], out: &mut [Block256]) {
+fn blocks256(x: &[f32], out: &mut [Block256], lanes: impl Fn(&[i8; 32]) -> [[i16; 2]; 2]) {
     for (x, out) in x.as_chunks::<256>().0.iter().zip(out) {
         out.scale = quantize(x, &mut out.q);
-        for (i, q) in out.q.as_chunks::<16>().0.iter().enumerate() {
-            let lanes = lanes(q);
-            out.sums16[i] = lanes[0] + lanes[1];
-            out.lanes32[i] = lanes.map(|sum| -32 * sum);
-        }
-        for (i, pair) in out.sums16.as_chunks::<2>().0.iter().enumerate() {
-            out.sums32[i] = pair[0] + pair[1];
+        for (i, q) in out.q.as_chunks::<32>().0.iter().enumerate() {
+            for (i, lanes) in (2 * i..).zip(lanes(q)) {
+                let sum = lanes[0] + lanes[1];
+                (out.sums16[i], out.minus16[i]) = (sum, -i32::from(sum));
+                out.lanes32[i] = lanes.map(|sum| -32 * sum);
+            }
+            out.sums32[i] = out.sums16[2 * i] + out.sums16[2 * i + 1];
         }
     }
 }
@@ -134,13 +152,13 @@ fn quantize<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
     max / 127.0
 }
 
-/// The sums of the integers at places 0 and 1 modulo 4, and at places 2 and 3.
+/// For each 16 integers: the sums of those at places 0 and 1 modulo 4, and of those at places 2 and 3.
 #[inline(always)]
-fn lanes<const N: usize>(q: &[i8; N]) -> [i16; 2] {
-    let mut sums = [0i16; 2];
-    for q in q.as_chunks::<4>().0 {
-        sums[0] += i16::from(q[0]) + i16::from(q[1]);
-        sums[1] += i16::from(q[2]) + i16::from(q[3]);
+fn lanes(q: &[i8; 32]) -> [[i16; 2]; 2] {
+    let mut sums = [[0i16; 2]; 2];
+    for (i, q) in q.as_chunks::<4>().0.iter().enumerate() {
+        sums[i / 4][0] += i16::from(q[0]) + i16::from(q[1]);
+        sums[i / 4][1] += i16::from(q[2]) + i16::from(q[3]);
     }
     sums
 }

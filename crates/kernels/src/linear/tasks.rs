@@ -287,6 +287,9 @@ impl<'a> Out<'a> {
             let Some(up) = &self.up else {
                 let together = quant::pairs(isa, form, n);
                 for panel in panels.clone().step_by(2) {
+                    if together {
+                        self.expect(panel, to);
+                    }
                     let both = panel + 1 < panels.end;
                     if both && together {
                         products(isa, [this; 2], &x, slabs, expert, [panel, panel + 1], [a, b]);
@@ -324,15 +327,25 @@ impl<'a> Out<'a> {
     fn write(&self, panel: usize, to: &[usize], sums: &[Sums]) {
         let first = panel * ROWS;
         let n = ROWS.min(self.w.rows() - first);
-        for (&t, sums) in to.iter().zip(sums) {
-            #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-            // SAFETY: no two tasks share both a panel and an output row.
-            let y = unsafe { self.y.part(t * self.stride + first, n) };
-            // A copy of known length is no call.
-            match y.as_mut_array() {
-                Some(y) => *y = *sums,
-                None => y.copy_from_slice(&sums[..n]),
-            }
+        #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+        // SAFETY: no two tasks share both a panel and an output row.
+        let part = |t: usize| unsafe { self.y.part(t * self.stride + first, n) };
+        let rows = to.iter().zip(sums);
+        // A copy of known length is no call.
+        if n == ROWS {
+            rows.for_each(|(&t, sums)| part(t).as_chunks_mut::<ROWS>().0[0] = *sums);
+        } else {
+            rows.for_each(|(&t, sums)| part(t).copy_from_slice(&sums[..n]));
+        }
+    }
+
+    /// Asks for the memory that the sums of two panels go to, each row of them to a page of its own, while they are
+    /// computed.
+    fn expect(&self, panel: usize, to: &[usize]) {
+        for &t in to {
+            let first = t * self.stride + panel * ROWS;
+            self.y.prefetch(first);
+            self.y.prefetch(first + ROWS);
         }
     }
 }

@@ -65,10 +65,6 @@ impl Slab {
             let [a, b] = s.to_le_bytes();
             lanes.0[4 * r..][..4].copy_from_slice(&[a, b, a, b]);
         }
-        for (lanes, pair) in self.scale_pairs.iter_mut().zip(block.scales.as_chunks::<2>().0) {
-            let ([a, b], [c, d]) = (pair[0].to_le_bytes(), pair[1].to_le_bytes());
-            lanes.0[4 * r..][..4].copy_from_slice(&[a, b, c, d]);
-        }
         self.d[0][r] = block.d;
     }
 }

@@ -50,8 +50,6 @@ pub(super) struct Slab {
     codes: [Lanes; CHUNK / 4],
     /// For each 16 or 32 columns: each row's integer scale, twice.
     scales: [Lanes; 16],
-    /// For each two stretches of 16 or 32 columns: each row's two integer scales, where an offset needs them.
-    scale_pairs: [Lanes; 8],
     /// For each two stretches of 16 or 32 columns: each row's two integer minima.
     min_pairs: [Lanes; 8],
     /// Scales of each block of 32 columns; of a super-block the first only.
@@ -69,7 +67,6 @@ impl Slab {
         Slab {
             codes: [zeros; 64],
             scales: [zeros; 16],
-            scale_pairs: [zeros; 8],
             min_pairs: [zeros; 8],
             d: [[0.0; 16]; 8],
             m: [[0.0; 16]; 8],

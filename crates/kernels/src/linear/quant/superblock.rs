@@ -61,15 +61,6 @@ fn put_scales<V: Vector>(slab: &mut Slab, all: &[V], offset: i16) {
     }
 }
 
-/// Writes scales in pairs.
-#[inline(always)]
-fn put_scale_pairs<V: Vector>(slab: &mut Slab, all: &[V], offset: i16) {
-    for (i, v) in all.iter().enumerate() {
-        v.widen(0, 1, offset).store(&mut slab.scale_pairs[i * 2].0);
-        v.widen(2, 3, offset).store(&mut slab.scale_pairs[i * 2 + 1].0);
-    }
-}
-
 /// Writes minima in pairs.
 #[inline(always)]
 fn put_minima<V: Vector>(slab: &mut Slab, all: &[V]) {
@@ -128,7 +119,6 @@ superblock!(
             *s = s.xor(V::load(at(192 + 4 * i)));
         }
         put_scales(slab, &scales, 128);
-        put_scale_pairs(slab, &scales, 128);
         slab.d[0] = V::halves(at(208));
     },
     codes |field, round, g| {
@@ -155,7 +145,6 @@ superblock!(
             b.bits(4, 15).or(c.bits(2, 0x30)),
         ];
         put_scales(slab, &scales, 32);
-        put_scale_pairs(slab, &scales, 32);
         slab.d[0] = V::halves(at(108));
     },
     codes |field, round, g| {
@@ -207,7 +196,6 @@ superblock!(
         }
         let scales = [V::load(first.as_ptr()), V::load(second.as_ptr())];
         put_scales(slab, &scales, 32);
-        put_scale_pairs(slab, &scales, 32);
     },
     codes |field, round, g| {
         let q = field(8, round * 4 + g);

@@ -163,6 +163,24 @@ unsafe fn scale(slab: &Slab, stretch: usize) -> __m512i {
     _mm512_srai_epi32::<16>(unsafe { _mm512_load_si512(slab.scales.as_ptr().add(stretch).cast()) })
 }
 
+/// Where the sums of a stretch begin, so that the codes' offset is out of them in the end.
+///
+/// # Safety
+/// The stretch must be in a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn stretch_start<T: Super>(x: &Block256, stretch: usize) -> __m512i {
+    // SAFETY: inside by contract.
+    let minus = |i: usize| unsafe { _mm512_set1_epi32(*x.minus16.get_unchecked(i)) };
+    let sum =
+        if T::STRETCH == 16 { minus(stretch) } else { _mm512_add_epi32(minus(2 * stretch), minus(2 * stretch + 1)) };
+    match T::OFFSET {
+        0 => _mm512_setzero_si512(),
+        32 => _mm512_slli_epi32::<5>(sum),
+        _ => _mm512_slli_epi32::<7>(sum),
+    }
+}
+
 /// Sums over the stretches of a row's number times the stretch's sum of the input's integers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -185,13 +203,6 @@ fn pairs<T: Super, const N: usize>(numbers: &[Lanes; 8], x: [&Block256; N]) -> [
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [__m512i; N], sums: &mut [Sums]) {
-    let mut total = total;
-    if T::OFFSET != 0 {
-        let above = pairs::<T, N>(&slab.scale_pairs, x);
-        for t in 0..N {
-            total[t] = _mm512_sub_epi32(total[t], _mm512_mullo_epi32(above[t], _mm512_set1_epi32(T::OFFSET)));
-        }
-    }
     // SAFETY: 16 numbers each.
     unsafe {
         let d = _mm512_loadu_ps(slab.d[0].as_ptr());
@@ -265,6 +276,15 @@ fn superblock_rows<T: Super, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [
         for round in 0..T::rounds(1) {
             prefetch(chunk, round, T::rounds(1));
             let mut acc = [[_mm512_setzero_si512(); N]; 4];
+            for (part, acc) in acc.iter_mut().enumerate().take(T::PARTS) {
+                let (stretch, first) = T::place(round, part);
+                // A stretch of two parts begins with the first of them.
+                for t in 0..N {
+                    if first == 0 {
+                        acc[t] = stretch_start::<T>(blocks[t], stretch);
+                    }
+                }
+            }
             for g in 0..T::GRANULES {
                 let codes = T::codes::<One>(chunk.as_ptr(), 1, round, g);
                 for part in 0..T::PARTS {
@@ -300,6 +320,9 @@ fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
     unsafe {
         for s in 0..256 / T::STRETCH {
             let mut acc = [_mm512_setzero_si512(); N];
+            for t in 0..N {
+                acc[t] = stretch_start::<T>(blocks[t], s);
+            }
             for g in 0..T::STRETCH / 4 {
                 let at = s * T::STRETCH / 4 + g;
                 let w = _mm512_load_si512(slab.codes.as_ptr().add(at).cast());
@@ -372,6 +395,10 @@ fn superblock_tiles<T: Super, const N: usize>(slabs: &[Slab; 2], x: [&[Block256]
     unsafe {
         for s in 0..256 / T::STRETCH {
             let mut acc = [[_mm512_setzero_si512(); N]; 2];
+            for t in 0..N {
+                let begin = stretch_start::<T>(blocks[t], s);
+                (acc[0][t], acc[1][t]) = (begin, begin);
+            }
             for g in 0..T::STRETCH / 4 {
                 let at = s * T::STRETCH / 4 + g;
                 let w0 = _mm512_load_si512(slabs[0].codes.as_ptr().add(at).cast());
