@@ -14,6 +14,7 @@ import time
 
 ALLOD, PEER, MODEL, TEXT, FOLDER = sys.argv[1:6]
 IMATRIX = sys.argv[6:7]
+ONLY = os.environ.get("ONLY", "").split()
 CHUNKS, CONTEXT, THREADS = os.environ.get("CHUNKS", "16"), "512", os.environ.get("THREADS", "2")
 RECIPES = ("F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q4_K_S Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S Q5_1 Q5_0 Q4_1 Q4_0 IQ4_XS "
            "IQ4_NL IQ3_M IQ3_S IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S TQ2_0 TQ1_0 MXFP4_MOE").split()
@@ -36,14 +37,17 @@ def ours(path):
 
 
 def theirs(path):
-    out = call(PEER, "-m", path, "-f", TEXT, "-c", CONTEXT, "-b", CONTEXT, "--chunks", CHUNKS, "-t", THREADS)
-    found = re.search(r"PPL = ([0-9.]+)", out)
-    if not found:
-        raise RuntimeError("llama.cpp says: " + out.strip().splitlines()[-1][:200])
-    return float(found[1])
+    # Now and then it ends before its last line is written.
+    for _ in range(4):
+        out = call(PEER, "-m", path, "-f", TEXT, "-c", CONTEXT, "-b", CONTEXT, "--chunks", CHUNKS, "-t", THREADS)
+        if found := re.search(r"PPL = ([0-9.]+)", out):
+            return float(found[1])
+    raise RuntimeError("llama.cpp says: " + out.strip().splitlines()[-1][:200])
 
 
 def one(name, *args):
+    if ONLY and name not in ONLY:
+        return
     path = f"{FOLDER}/{name}.gguf"
     try:
         call(ALLOD, "quantize", MODEL, "-o", path, "-t", THREADS, *args)

@@ -9,6 +9,7 @@ use utoipa::OpenApi;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Allod", description = "Language models on your own machine."),
+    modifiers(&Errors),
     paths(
         openai::chat::create,
         openai::completions::create,
@@ -61,6 +62,21 @@ use utoipa::OpenApi;
     )
 )]
 struct Document;
+
+/// Every operation may end in an error, which has the form of its dialect.
+struct Errors;
+
+impl utoipa::Modify for Errors {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for item in document.paths.paths.values_mut() {
+            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head];
+            for operation in operations.into_iter().flatten() {
+                let error = utoipa::openapi::Response::new("What was wrong, in the words of the dialect");
+                operation.responses.responses.insert("default".into(), utoipa::openapi::RefOr::T(error));
+            }
+        }
+    }
+}
 
 #[test]
 fn the_document_is_what_the_code_says() {
