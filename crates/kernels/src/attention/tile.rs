@@ -349,52 +349,46 @@ impl Call<'_> {
         (n, [planes, ahead])
     }
 
-    /// [`scores`](Self::scores) of few rows.
-    fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
+    /// Calls `f(rows, first, planes, ahead)` for a few rows and pages at a time: `first` is where their scores begin.
+    fn key_blocks(
+        &self,
+        tile: Tile<'_>,
+        s: usize,
+        pages: Range<usize>,
+        mut f: impl FnMut(Range<usize>, usize, &[&[u8]], &[&[u8]]),
+    ) {
         for page in pages.clone().step_by(KEY_PAGES) {
             let (n, [planes, ahead]) = self.planes(tile, page, &pages);
             self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, _| {
-                Keys {
-                    dtype: self.cache.layout().dtype,
-                    q: &q[rows.start * self.shape.k_dim..],
-                    rows: rows.len(),
-                    k_dim: self.shape.k_dim,
-                    planes: &planes[..n],
-                    ahead: &ahead[..n],
-                    c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
-                    c_stride: SCORES,
-                }
-                .run(self.isa);
+                let first = rows.start * SCORES + (page * PAGE - s * SPLIT);
+                f(rows, first, &planes[..n], &ahead[..n]);
             });
         }
     }
 
-    /// [`scores`](Self::scores) with quantized keys.
-    fn coded_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
-        QUERY.with_borrow_mut(|query| {
-            query.fill(self.isa, q);
-            let query = &*query;
-            for page in pages.clone().step_by(KEY_PAGES) {
-                let (n, [planes, ahead]) = self.planes(tile, page, &pages);
-                self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, _| {
-                    Scores {
-                        dtype: self.cache.layout().dtype,
-                        query,
-                        first: rows.start,
-                        rows: rows.len(),
-                        k_dim: self.shape.k_dim,
-                        planes: &planes[..n],
-                        ahead: &ahead[..n],
-                        c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
-                        c_stride: SCORES,
-                    }
-                    .run(self.isa);
-                });
-            }
+    /// [`scores`](Self::scores) from the cache itself.
+    fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
+        let (dtype, k_dim) = (self.cache.layout().dtype, self.shape.k_dim);
+        self.key_blocks(tile, s, pages, |rows, first, planes, ahead| {
+            let (q, c) = (&q[rows.start * k_dim..], &mut scores[first..]);
+            Keys { dtype, q, rows: rows.len(), k_dim, planes, ahead, c, c_stride: SCORES }.run(self.isa);
         });
     }
 
-    /// [`values`](Self::values) of few rows.
+    /// [`scores`](Self::scores) with quantized keys.
+    fn coded_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
+        let (dtype, k_dim) = (self.cache.layout().dtype, self.shape.k_dim);
+        QUERY.with_borrow_mut(|query| {
+            query.fill(self.isa, q);
+            let query = &*query;
+            self.key_blocks(tile, s, pages, |rows, at, planes, ahead| {
+                let (first, rows, c) = (rows.start, rows.len(), &mut scores[at..]);
+                Scores { dtype, query, first, rows, k_dim, planes, ahead, c, c_stride: SCORES }.run(self.isa);
+            });
+        });
+    }
+
+    /// [`values`](Self::values) from the cache itself.
     fn direct_values(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, weights: &[f32], sums: &mut [f32]) {
         let v_pad = self.shape.v_pad;
         for page in pages.clone() {

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 const WORST: usize = 10;
 
 /// What became of a model, or would.
+#[derive(Default)]
 pub(super) struct Outcome {
     files: Vec<PathBuf>,
     tensors: Vec<TensorReport>,
@@ -33,8 +34,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn planned(source: &dyn WeightSource, chosen: &Chosen) -> Outcome {
-        let (files, tensors) = (vec![], vec![]);
-        let mut out = Outcome { files, tensors, resumed: 0, bytes: 0, weights: 0, before: 0, quality: None };
+        let mut out = Outcome::default();
         for choice in &chosen.choices {
             let Some(info) = source.info(&choice.name) else { continue };
             let size = |t| Tensor::bytes_of(t, &info.shape).unwrap_or(0) as u64;
