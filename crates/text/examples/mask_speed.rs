@@ -1,4 +1,4 @@
-//! Times masks: `mask_speed SCHEMAS.jsonl VOCABULARY.gguf...` walks at random through every schema (one a line) with each
+//! Times masks: `mask_speed VOCABULARY.gguf...` walks at random through the two hundred schemas of the tests with each
 //! vocabulary. Prints one line each: name, tokens, seconds to prepare, then of compiling and of masks the median, 99th
 //! percentile and maximum in microseconds.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -10,22 +10,23 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+#[path = "../tests/it/grammar/schemas.rs"]
+mod schemas;
+
 /// Tokens of a walk; an answer that long is measured whole.
 const TOKENS: usize = 200;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let schemas = std::fs::read_to_string(arguments.next().ok_or("usage: mask_speed SCHEMAS.jsonl VOCABULARY...")?)?;
-    for path in arguments {
+    for path in std::env::args().skip(1) {
         let tokenizer = Tokenizer::from_gguf(Gguf::open(Path::new(&path))?.metadata())?;
         let start = Instant::now();
         let vocabulary = Vocabulary::new(&tokenizer)?;
         let prepared = start.elapsed();
         let (mut compiles, mut masks) = (Vec::new(), Vec::new());
-        for (n, line) in schemas.lines().enumerate() {
+        for (n, schema) in schemas::all().into_iter().enumerate() {
             let start = Instant::now();
-            let Ok(grammar) = Grammar::compile(&Spec::JsonSchema(serde_json::from_str(line)?), &vocabulary) else {
-                println!("line {}: refused", n + 1);
+            let Ok(grammar) = Grammar::compile(&Spec::JsonSchema(schema), &vocabulary) else {
+                println!("schema {n}: refused");
                 continue;
             };
             compiles.push(start.elapsed());

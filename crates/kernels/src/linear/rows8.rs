@@ -34,8 +34,10 @@ pub(super) struct Block256 {
     pub(super) sums16: [i16; 16],
     /// For each 16 integers: -32 times the sum of those whose place is 0 or 1 modulo 4, and of the others.
     pub(super) lanes32: [[i16; 2]; 16],
-    /// Minus the sums of 16 integers each.
-    pub(super) minus16: [i32; 16],
+    /// -32 times the sums of 16 integers each.
+    pub(super) offset32: [i32; 16],
+    /// -127 times the sum of all integers.
+    pub(super) offset127: i32,
     pub(super) q: [i8; 256],
 }
 
@@ -44,8 +46,15 @@ impl Block32 {
 }
 
 impl Block256 {
-    pub(super) const ZERO: Block256 =
-        Block256 { scale: 0.0, sums32: [0; 8], sums16: [0; 16], lanes32: [[0; 2]; 16], minus16: [0; 16], q: [0; 256] };
+    pub(super) const ZERO: Block256 = Block256 {
+        scale: 0.0,
+        sums32: [0; 8],
+        sums16: [0; 16],
+        lanes32: [[0; 2]; 16],
+        offset32: [0; 16],
+        offset127: 0,
+        q: [0; 256],
+    };
 }
 
 /// Writes `x` as blocks: 32 numbers each.
@@ -124,11 +133,12 @@ fn blocks256(x: &[f32], out: &mut [Block256], lanes: impl Fn(&[i8; 32]) -> [[i16
         for (i, q) in out.q.as_chunks::<32>().0.iter().enumerate() {
             for (i, lanes) in (2 * i..).zip(lanes(q)) {
                 let sum = lanes[0] + lanes[1];
-                (out.sums16[i], out.minus16[i]) = (sum, -i32::from(sum));
+                (out.sums16[i], out.offset32[i]) = (sum, -32 * i32::from(sum));
                 out.lanes32[i] = lanes.map(|sum| -32 * sum);
             }
             out.sums32[i] = out.sums16[2 * i] + out.sums16[2 * i + 1];
         }
+        out.offset127 = -127 * out.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 use std::{cell::RefCell, ops::Range};
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
-pub(super) const MAX_ROWS: usize = 128;
+pub(super) const MAX_ROWS: usize = 192;
 /// Weight bytes that one task reads at least, so that handing it out costs little, and at most with few input rows.
 const BYTES: Range<usize> = 24 << 10..256 << 10;
 /// Tasks for each thread, with few input rows: fewer read longer stretches of memory, more even out the threads.
@@ -280,45 +280,47 @@ impl<'a> Out<'a> {
         let (from, to) = (&from[..n], &to[..n]);
         let form = Form::of(self.w.dtype());
         let x = Rows::of(input, form, from);
+        let other_x = self.up.as_ref().map(|up| Form::of(up.w.dtype())).filter(|&f| f != form);
+        let other_x = other_x.map(|form| Rows::of(input, form, from));
+        let together = quant::pairs(isa, form, n) && self.up.as_ref().is_none_or(|up| up.w.dtype() == self.w.dtype());
         WORK.with_borrow_mut(|work| {
             let Work { slabs, sums: [a, b] } = &mut **work;
             let (a, b) = (&mut a[..n], &mut b[..n]);
-            let this = (self.w, self.bias);
-            let Some(up) = &self.up else {
-                let together = quant::pairs(isa, form, n);
-                for panel in panels.clone().step_by(2) {
-                    if together {
-                        self.expect(panel, to);
+            for panel in panels.clone().step_by(if self.up.is_some() { 1 } else { 2 }) {
+                let side = |(w, bias), panel| Side { w, bias, expert, panel };
+                let first = side((self.w, self.bias), panel);
+                let second = match &self.up {
+                    Some(up) => Some(side((up.w, up.bias), panel)),
+                    None => Some(side((self.w, self.bias), panel + 1)).filter(|second| second.panel < panels.end),
+                };
+                // When the sums of the rows from `start` on are there.
+                let mut done = |start: usize, [a, b]: [&mut [Sums]; 2]| {
+                    let to = &to[start..start + a.len()];
+                    first.add_bias(a);
+                    if let Some(second) = &second {
+                        second.add_bias(b);
                     }
-                    let both = panel + 1 < panels.end;
-                    if both && together {
-                        products(isa, [this; 2], &x, slabs, expert, [panel, panel + 1], [a, b]);
-                    } else {
-                        product(isa, this, &x, &mut slabs[0], (expert, panel), a);
-                        if both {
-                            product(isa, this, &x, &mut slabs[1], (expert, panel + 1), b);
-                        }
+                    if let Some(up) = &self.up {
+                        up.glu.apply(isa, a.as_flattened_mut(), b.as_flattened());
+                    } else if let Some(second) = &second {
+                        self.write(second.panel, to, b);
                     }
                     self.write(panel, to, a);
-                    if both {
-                        self.write(panel + 1, to, b);
+                };
+                match &second {
+                    // A short panel is filled up in the one buffer there is for it.
+                    Some(second) if together && !(first.is_short() && second.is_short()) => {
+                        self.expect(panel, to);
+                        products(isa, [&first, second], &x, slabs, [a, b], &mut done);
+                    }
+                    _ => {
+                        first.product(isa, &x, &mut slabs[0], a);
+                        if let Some(second) = &second {
+                            second.product(isa, other_x.as_ref().unwrap_or(&x), &mut slabs[1], b);
+                        }
+                        done(0, [a, b]);
                     }
                 }
-                return;
-            };
-            let other = (up.w, up.bias);
-            let other_x = Some(Form::of(up.w.dtype())).filter(|&f| f != form).map(|f| Rows::of(input, f, from));
-            let together = up.w.dtype() == self.w.dtype() && quant::pairs(isa, form, n);
-            for panel in panels {
-                // A short panel is filled up in the one buffer there is for it.
-                if together && (panel + 1) * ROWS <= self.w.rows() {
-                    products(isa, [this, other], &x, slabs, expert, [panel; 2], [a, b]);
-                } else {
-                    product(isa, this, &x, &mut slabs[0], (expert, panel), a);
-                    product(isa, other, other_x.as_ref().unwrap_or(&x), &mut slabs[1], (expert, panel), b);
-                }
-                up.glu.apply(isa, a.as_flattened_mut(), b.as_flattened());
-                self.write(panel, to, a);
             }
         });
     }
@@ -350,52 +352,65 @@ impl<'a> Out<'a> {
     }
 }
 
-/// Weights and their bias.
-type Biased<'a> = (&'a Weights, Option<&'a [f32]>);
-
-/// The products of all rows with one panel, bias included.
-fn product(isa: Isa, (w, bias): Biased, x: &Rows, slab: &mut Slab, (expert, panel): (usize, usize), sums: &mut [Sums]) {
-    sums.fill([0.0; ROWS]);
-    w.with_panel(expert, panel, |bytes| x.add(isa, w, slab, bytes, sums));
-    add_bias((w, bias), expert, panel, sums);
+/// One panel of a matrix, and the bias of its rows.
+struct Side<'a> {
+    w: &'a Weights,
+    bias: Option<&'a [f32]>,
+    expert: usize,
+    panel: usize,
 }
 
-/// As [`product`], of two panels of one type that are not both short.
+impl Side<'_> {
+    /// Rows of the matrix in the panel.
+    fn rows(&self) -> usize {
+        ROWS.min(self.w.rows() - self.panel * ROWS)
+    }
+
+    fn is_short(&self) -> bool {
+        self.rows() < ROWS
+    }
+
+    fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        self.w.with_panel(self.expert, self.panel, f)
+    }
+
+    /// Its products with all input rows.
+    fn product(&self, isa: Isa, x: &Rows, slab: &mut Slab, sums: &mut [Sums]) {
+        sums.fill([0.0; ROWS]);
+        self.with_bytes(|bytes| x.add(isa, self.w, slab, bytes, sums));
+    }
+
+    fn add_bias(&self, sums: &mut [Sums]) {
+        if let Some(bias) = self.bias {
+            let bias = &bias[self.expert * self.w.rows() + self.panel * ROWS..][..self.rows()];
+            for sums in sums {
+                sums.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+            }
+        }
+    }
+}
+
+/// As [`Side::product`], of two panels of one type that are not both short. `done` is told of rows as their sums are
+/// there, for it to take them while the next are computed.
 fn products(
     isa: Isa,
-    w: [Biased; 2],
+    sides: [&Side; 2],
     x: &Rows,
     slabs: &mut [Slab; 2],
-    expert: usize,
-    panels: [usize; 2],
     sums: [&mut [Sums]; 2],
+    done: &mut quant::Done,
 ) {
     let [a, b] = sums;
     a.fill([0.0; ROWS]);
     b.fill([0.0; ROWS]);
-    let (n, dtype) = (a.len(), w[0].0.dtype());
-    w[0].0.with_panel(expert, panels[0], |first| {
-        w[1].0.with_panel(expert, panels[1], |second| {
-            let bytes = [first, second];
-            match x {
-                Rows::Fine(x) => quant::fine_pair(isa, dtype, slabs, bytes, &x[..n], [&mut *a, &mut *b]),
-                Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, bytes, &x[..n], [&mut *a, &mut *b]),
-                Rows::Float(_) => debug_assert!(false, "floats are not paired"),
-            }
+    let (n, dtype) = (a.len(), sides[0].w.dtype());
+    sides[0].with_bytes(|first| {
+        sides[1].with_bytes(|second| match x {
+            Rows::Fine(x) => quant::fine_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
+            Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
+            Rows::Float(_) => debug_assert!(false, "floats are not paired"),
         });
     });
-    add_bias(w[0], expert, panels[0], a);
-    add_bias(w[1], expert, panels[1], b);
-}
-
-fn add_bias((w, bias): Biased, expert: usize, panel: usize, sums: &mut [Sums]) {
-    if let Some(bias) = bias {
-        let first = panel * ROWS;
-        let bias = &bias[expert * w.rows() + first..][..ROWS.min(w.rows() - first)];
-        for sums in sums {
-            sums.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
-        }
-    }
 }
 
 /// What a task works in, kept from task to task: clearing it would cost as much as a small task does.

@@ -143,7 +143,10 @@ trait Type {
 /// Types with a scale for each 32 columns.
 trait Fine: Type {}
 /// Types with integer scales under a scale for each 256 columns.
-trait Super: Type {}
+trait Super: Type {
+    /// True when integers times their scales are from -127 to 128, so that a byte holds them.
+    const FOLDS: bool = false;
+}
 
 /// The chunks of a panel: first column, number of columns, bytes.
 #[inline(always)]
@@ -218,15 +221,20 @@ pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
     isa == Isa::Avx512 && matches!(form, Form::Fine | Form::Super) && rows > FEW_ROWS
 }
 
+/// What is told of the sums of the rows from the given one on, with both panels, when they are complete.
+pub(super) type Done<'a> = dyn FnMut(usize, [&mut [Sums]; 2]) + 'a;
+
 macro_rules! dispatch_pair {
-    ($run:ident, $single:ident, $type:ty, ($isa:expr, $slabs:expr, $panels:expr, $x:expr, $sums:expr)) => {
+    ($run:ident, $single:ident, $type:ty, ($isa:expr, $slabs:expr, $panels:expr, $x:expr, $sums:expr, $done:expr)) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86::avx512::$run::<$type>($slabs, $panels, $x, $sums),
+            Isa::Avx512 => x86::avx512::$run::<$type>($slabs, $panels, $x, $sums, $done),
             _ => {
-                for ((slab, panel), sums) in $slabs.iter_mut().zip($panels).zip($sums) {
+                let [a, b] = $sums;
+                for ((slab, panel), sums) in $slabs.iter_mut().zip($panels).zip([&mut *a, &mut *b]) {
                     dispatch!($single, $isa, $type, (slab, panel, $x, sums));
                 }
+                $done(0, [a, b]);
             }
         }
     };
@@ -240,11 +248,12 @@ pub(super) fn fine_pair(
     panels: [&[u8]; 2],
     x: &[&[Block32]],
     sums: [&mut [Sums]; 2],
+    done: &mut Done,
 ) {
     macro_rules! types {
         ($($name:ident)*) => {
             match dtype {
-                $(DType::$name => dispatch_pair!(fine_pair, fine, fine::$name, (isa, slabs, panels, x, sums)),)*
+                $(DType::$name => dispatch_pair!(fine_pair, fine, fine::$name, (isa, slabs, panels, x, sums, done)),)*
                 _ => debug_assert!(false, "{dtype} has no blocks of 32"),
             }
         };
@@ -260,12 +269,13 @@ pub(super) fn superblock_pair(
     panels: [&[u8]; 2],
     x: &[&[Block256]],
     sums: [&mut [Sums]; 2],
+    done: &mut Done,
 ) {
     macro_rules! types {
         ($($room:ident: $($name:ident)*;)*) => {
             match dtype {
                 $($(DType::$name => {
-                    dispatch_pair!(superblock_pair, superblock, $room::$name, (isa, slabs, panels, x, sums))
+                    dispatch_pair!(superblock_pair, superblock, $room::$name, (isa, slabs, panels, x, sums, done))
                 })*)*
                 _ => debug_assert!(false, "{dtype} has no super-blocks"),
             }

@@ -1,7 +1,7 @@
 //! VNNI: sums of four products straight into 32 bits, 16 rows at a time, the input's four integers broadcast from memory.
 
 use super::{
-    super::{FEW_ROWS, Fine, Lanes, Slab, Super, chunks},
+    super::{Done, FEW_ROWS, Fine, Slab, Super, chunks},
     prefetch, tiles,
     vectors::One,
     word,
@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 
 /// The type's panel with any number of input rows.
 macro_rules! panel {
-    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $rows:ident, $tile:ident) => {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, [$($fold:ident)?], $rows:ident, $tile:ident) => {
         pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
             // One row reads weights as fast as memory gives them, which was seen to be faster in loads of half the width.
             if x.len() == 1 && T::PARTS > 0 {
@@ -35,6 +35,9 @@ macro_rules! panel {
                     continue;
                 }
                 slab.unpack::<T, One>(chunk);
+                $(if T::FOLDS {
+                    $fold::<T>(slab);
+                })?
                 tiles!(x, sums, first / $columns, n / $columns, chunk, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab));
             }
         }
@@ -43,23 +46,34 @@ macro_rules! panel {
 /// The type's panels, two at a time: each of the input's broadcasts then serves two products, which would else be bound
 /// by loads.
 macro_rules! pair {
-    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $tile:ident) => {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, [$($fold:ident)?], $tile:ident) => {
         pub(in super::super) fn $name<T: $kind>(
             slabs: &mut [Slab; 2],
             panels: [&[u8]; 2],
             x: &[&[$block]],
             sums: [&mut [Sums]; 2],
+            done: &mut Done,
         ) {
             // SAFETY: this tier is chosen only where the machine has its instructions.
-            unsafe { $inner::<T>(slabs, panels, x, sums) }
+            unsafe { $inner::<T>(slabs, panels, x, sums, done) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn $inner<T: $kind>(slabs: &mut [Slab; 2], panels: [&[u8]; 2], x: &[&[$block]], sums: [&mut [Sums]; 2]) {
+        fn $inner<T: $kind>(
+            slabs: &mut [Slab; 2],
+            panels: [&[u8]; 2],
+            x: &[&[$block]],
+            sums: [&mut [Sums]; 2],
+            done: &mut Done,
+        ) {
             let [a, b] = sums;
             for ((first, n, chunk), (_, _, other)) in chunks::<T>(panels[0]).zip(chunks::<T>(panels[1])) {
-                slabs[0].unpack::<T, One>(chunk);
-                slabs[1].unpack::<T, One>(other);
+                for (slab, chunk) in slabs.iter_mut().zip([chunk, other]) {
+                    slab.unpack::<T, One>(chunk);
+                    $(if T::FOLDS {
+                        $fold::<T>(slab);
+                    })?
+                }
                 let first = first / $columns;
                 let (end, shares) = (first + n / $columns, x.len().div_ceil(6));
                 let tiles = x.chunks(6).zip(a.chunks_mut(6)).zip(b.chunks_mut(6)).enumerate();
@@ -72,7 +86,7 @@ macro_rules! pair {
                             for t in 0..$rows {
                                 rows[t] = &x[t][first..end];
                             }
-                            $tile::<T, $rows>(slabs, rows, [a, b]);
+                            $tile::<T, $rows, 2>([&slabs[0], &slabs[1]], rows, [&mut *a, &mut *b]);
                         }};
                     }
                     match x.len() {
@@ -84,15 +98,18 @@ macro_rules! pair {
                         6 => tile!(6),
                         _ => unreachable!("chunks are no longer than asked"),
                     }
+                    if end == x[0].len() {
+                        done(i * 6, [a, b]);
+                    }
                 }
             }
         }
     };
 }
-pair!(fine_pair, fine_panels, Fine, Block32, 32, fine_tiles);
-pair!(superblock_pair, superblock_panels, Super, Block256, 256, superblock_tiles);
-panel!(fine, fine_panel, Fine, Block32, 32, fine_rows, fine_tile);
-panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, superblock_tile);
+pair!(fine_pair, fine_panels, Fine, Block32, 32, [], fine_tiles);
+pair!(superblock_pair, superblock_panels, Super, Block256, 256, [fold], superblock_tiles);
+panel!(fine, fine_panel, Fine, Block32, 32, [], fine_rows, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, [fold], superblock_rows, superblock_tile);
 
 /// Where the sums of a block begin, so that the codes' offset is out of them in the end.
 #[inline]
@@ -125,32 +142,53 @@ fn fine_add<T: Fine>(slab: &Slab, b: usize, x: &Block32, sum: __m512i, y: __m512
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mut [Sums]) {
+    fine_tiles::<T, N, 1>([slab], x, [sums]);
+}
+
+/// `N` input rows with the chunks of `P` panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fine_tiles<T: Fine, const N: usize, const P: usize>(slabs: [&Slab; P], x: [&[Block32]; N], sums: [&mut [Sums]; P]) {
     let blocks = x[0].len();
-    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
-    // SAFETY: every input row has `blocks` blocks, the slab has 8, `Sums` are 16 numbers.
+    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.iter().all(|s| s.len() == N));
+    // SAFETY: every input row has `blocks` blocks, the slabs have 8, `Sums` are 16 numbers.
     unsafe {
-        let mut y = [_mm512_setzero_ps(); N];
-        for t in 0..N {
-            y[t] = _mm512_loadu_ps(sums[t].as_ptr());
+        let mut y = [[_mm512_setzero_ps(); N]; P];
+        for p in 0..P {
+            for t in 0..N {
+                y[p][t] = _mm512_loadu_ps(sums[p][t].as_ptr());
+            }
         }
         for b in 0..blocks {
-            let mut acc = [_mm512_setzero_si512(); N];
+            let mut acc = [[_mm512_setzero_si512(); N]; P];
             for t in 0..N {
-                acc[t] = start::<T>(x[t].get_unchecked(b));
-            }
-            for g in 0..8 {
-                let w = _mm512_load_si512(slab.codes.as_ptr().add(b * 8 + g).cast());
-                for t in 0..N {
-                    let q = _mm512_set1_epi32(word(&x[t].get_unchecked(b).q, g * 4));
-                    acc[t] = _mm512_dpbusd_epi32(acc[t], w, q);
+                let begin = start::<T>(x[t].get_unchecked(b));
+                for p in 0..P {
+                    acc[p][t] = begin;
                 }
             }
-            for t in 0..N {
-                y[t] = fine_add::<T>(slab, b, x[t].get_unchecked(b), acc[t], y[t]);
+            for g in 0..8 {
+                let mut w = [_mm512_setzero_si512(); P];
+                for p in 0..P {
+                    w[p] = _mm512_load_si512(slabs[p].codes.as_ptr().add(b * 8 + g).cast());
+                }
+                for t in 0..N {
+                    let q = _mm512_set1_epi32(word(&x[t].get_unchecked(b).q, g * 4));
+                    for p in 0..P {
+                        acc[p][t] = _mm512_dpbusd_epi32(acc[p][t], w[p], q);
+                    }
+                }
+            }
+            for p in 0..P {
+                for t in 0..N {
+                    y[p][t] = fine_add::<T>(slabs[p], b, x[t].get_unchecked(b), acc[p][t], y[p][t]);
+                }
             }
         }
-        for t in 0..N {
-            _mm512_storeu_ps(sums[t].as_mut_ptr(), y[t]);
+        for p in 0..P {
+            for t in 0..N {
+                _mm512_storeu_ps(sums[p][t].as_mut_ptr(), y[p][t]);
+            }
         }
     }
 }
@@ -171,28 +209,29 @@ unsafe fn scale(slab: &Slab, stretch: usize) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn stretch_start<T: Super>(x: &Block256, stretch: usize) -> __m512i {
     // SAFETY: inside by contract.
-    let minus = |i: usize| unsafe { _mm512_set1_epi32(*x.minus16.get_unchecked(i)) };
-    let sum =
-        if T::STRETCH == 16 { minus(stretch) } else { _mm512_add_epi32(minus(2 * stretch), minus(2 * stretch + 1)) };
+    let of = |i: usize| unsafe { _mm512_set1_epi32(*x.offset32.get_unchecked(i)) };
+    let sum = if T::STRETCH == 16 { of(stretch) } else { _mm512_add_epi32(of(2 * stretch), of(2 * stretch + 1)) };
     match T::OFFSET {
         0 => _mm512_setzero_si512(),
-        32 => _mm512_slli_epi32::<5>(sum),
-        _ => _mm512_slli_epi32::<7>(sum),
+        32 => sum,
+        _ => _mm512_slli_epi32::<2>(sum),
     }
 }
 
-/// Sums over the stretches of a row's number times the stretch's sum of the input's integers.
+/// Sums over the stretches of a row's minimum times the stretch's sum of the input's integers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn pairs<T: Super, const N: usize>(numbers: &[Lanes; 8], x: [&Block256; N]) -> [__m512i; N] {
-    let mut total = [_mm512_setzero_si512(); N];
-    // SAFETY: there are 128 / STRETCH pairs of stretches: at most the 8 of the slab, and as many sums in the block.
+fn minima<T: Super, const N: usize, const P: usize>(slabs: [&Slab; P], x: [&Block256; N]) -> [[__m512i; N]; P] {
+    let mut total = [[_mm512_setzero_si512(); N]; P];
+    // SAFETY: there are 128 / STRETCH pairs of stretches: at most the 8 of a slab, and as many sums in the block.
     unsafe {
-        for p in 0..128 / T::STRETCH {
-            let numbers = _mm512_load_si512(numbers.as_ptr().add(p).cast());
+        for i in 0..128 / T::STRETCH {
             for t in 0..N {
-                let sums = if T::STRETCH == 16 { word(&x[t].sums16, p * 4) } else { word(&x[t].sums32, p * 4) };
-                total[t] = _mm512_dpwssd_epi32(total[t], numbers, _mm512_set1_epi32(sums));
+                let sums = if T::STRETCH == 16 { word(&x[t].sums16, i * 4) } else { word(&x[t].sums32, i * 4) };
+                for p in 0..P {
+                    let minima = _mm512_load_si512(slabs[p].min_pairs.as_ptr().add(i).cast());
+                    total[p][t] = _mm512_dpwssd_epi32(total[p][t], minima, _mm512_set1_epi32(sums));
+                }
             }
         }
     }
@@ -202,24 +241,28 @@ fn pairs<T: Super, const N: usize>(numbers: &[Lanes; 8], x: [&Block256; N]) -> [
 /// A super-block's integer sums to numbers, added to the sums.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [__m512i; N], sums: &mut [Sums]) {
-    // SAFETY: 16 numbers each.
-    unsafe {
-        let d = _mm512_loadu_ps(slab.d[0].as_ptr());
-        let mut row = [_mm512_setzero_ps(); N];
-        for t in 0..N {
-            row[t] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(total[t]));
-        }
-        if T::MINIMA {
-            let (m, least) = (_mm512_loadu_ps(slab.m[0].as_ptr()), pairs::<T, N>(&slab.min_pairs, x));
+fn superblock_add<T: Super, const N: usize, const P: usize>(
+    slabs: [&Slab; P],
+    x: [&Block256; N],
+    total: [[__m512i; N]; P],
+    sums: [&mut [Sums]; P],
+) {
+    let least = if T::MINIMA { minima::<T, N, P>(slabs, x) } else { [[_mm512_setzero_si512(); N]; P] };
+    for (p, sums) in sums.into_iter().enumerate() {
+        assert!(sums.len() == N);
+        // SAFETY: 16 numbers each.
+        unsafe {
+            let (d, m) = (_mm512_loadu_ps(slabs[p].d[0].as_ptr()), _mm512_loadu_ps(slabs[p].m[0].as_ptr()));
             for t in 0..N {
-                let least = _mm512_mul_ps(m, _mm512_cvtepi32_ps(least[t]));
-                row[t] = _mm512_fmsub_ps(d, _mm512_cvtepi32_ps(total[t]), least);
+                let total = _mm512_cvtepi32_ps(total[p][t]);
+                let row = if T::MINIMA {
+                    _mm512_fmsub_ps(d, total, _mm512_mul_ps(m, _mm512_cvtepi32_ps(least[p][t])))
+                } else {
+                    _mm512_mul_ps(d, total)
+                };
+                let y = _mm512_loadu_ps(sums[t].as_ptr());
+                _mm512_storeu_ps(sums[t].as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(x[t].scale), row, y));
             }
-        }
-        for (t, sums) in sums.iter_mut().enumerate().take(N) {
-            let y = _mm512_loadu_ps(sums.as_ptr());
-            _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(x[t].scale), row[t], y));
         }
     }
 }
@@ -304,120 +347,91 @@ fn superblock_rows<T: Super, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [
             }
         }
     }
-    superblock_add::<T, N>(slab, blocks, total, sums);
+    superblock_add::<T, N, 1>([slab], blocks, [total], [sums]);
+}
+
+/// Multiplies the slab's codes by their scales, above 127 where codes have an offset: the integers become one stretch.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn fold<T: Super>(slab: &mut Slab) {
+    let (offset, low) = (_mm512_set1_epi16(T::OFFSET as i16), _mm512_set1_epi16(0xff));
+    let base = _mm512_set1_epi16(if T::OFFSET == 0 { 0 } else { 127 });
+    for (codes, scales) in slab.codes.chunks_exact_mut(T::STRETCH / 4).zip(&slab.scales) {
+        // SAFETY: 64 bytes each, and aligned.
+        unsafe {
+            let scales = _mm512_load_si512(scales.0.as_ptr().cast());
+            let base = _mm512_sub_epi16(base, _mm512_mullo_epi16(scales, offset));
+            let scaled = |codes| _mm512_add_epi16(base, _mm512_mullo_epi16(codes, scales));
+            for four in codes {
+                let codes = _mm512_load_si512(four.0.as_ptr().cast());
+                let even = scaled(_mm512_and_si512(codes, low));
+                let odd = scaled(_mm512_srli_epi16::<8>(codes));
+                let both = _mm512_or_si512(even, _mm512_slli_epi16::<8>(odd));
+                _mm512_store_si512(four.0.as_mut_ptr().cast(), both);
+            }
+        }
+    }
 }
 
 /// `N` input rows with a super-block in the slab.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], sums: &mut [Sums]) {
+    superblock_tiles::<T, N, 1>([slab], x, [sums]);
+}
+
+/// `N` input rows with the super-blocks of `P` panels, folded where the type can be.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn superblock_tiles<T: Super, const N: usize, const P: usize>(
+    slabs: [&Slab; P],
+    x: [&[Block256]; N],
+    sums: [&mut [Sums]; P],
+) {
     let mut blocks = [&x[0][0]; N];
     for t in 0..N {
         blocks[t] = &x[t][0];
     }
-    let mut total = [_mm512_setzero_si512(); N];
+    let mut total = [[_mm512_setzero_si512(); N]; P];
     // SAFETY: stretches are 256 columns in all.
     unsafe {
-        for s in 0..256 / T::STRETCH {
-            let mut acc = [_mm512_setzero_si512(); N];
+        let stretch = if T::FOLDS { 256 } else { T::STRETCH };
+        for s in 0..256 / stretch {
+            let mut acc = [[_mm512_setzero_si512(); N]; P];
             for t in 0..N {
-                acc[t] = stretch_start::<T>(blocks[t], s);
-            }
-            for g in 0..T::STRETCH / 4 {
-                let at = s * T::STRETCH / 4 + g;
-                let w = _mm512_load_si512(slab.codes.as_ptr().add(at).cast());
-                for t in 0..N {
-                    acc[t] = _mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&blocks[t].q, at * 4)));
+                let begin = match (T::FOLDS, T::OFFSET) {
+                    (false, _) => stretch_start::<T>(blocks[t], s),
+                    (true, 0) => _mm512_setzero_si512(),
+                    (true, _) => _mm512_set1_epi32(blocks[t].offset127),
+                };
+                for p in 0..P {
+                    acc[p][t] = begin;
                 }
             }
-            let scale = scale(slab, s);
-            for t in 0..N {
-                total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(acc[t], scale));
-            }
-        }
-    }
-    superblock_add::<T, N>(slab, blocks, total, sums);
-}
-
-/// `N` input rows with the chunks of two panels.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn fine_tiles<T: Fine, const N: usize>(slabs: &[Slab; 2], x: [&[Block32]; N], sums: [&mut [Sums]; 2]) {
-    let blocks = x[0].len();
-    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.iter().all(|s| s.len() == N));
-    // SAFETY: every input row has `blocks` blocks, the slabs have 8, `Sums` are 16 numbers.
-    unsafe {
-        let mut y = [[_mm512_setzero_ps(); N]; 2];
-        for p in 0..2 {
-            for t in 0..N {
-                y[p][t] = _mm512_loadu_ps(sums[p][t].as_ptr());
-            }
-        }
-        for b in 0..blocks {
-            let mut acc = [[_mm512_setzero_si512(); N]; 2];
-            for t in 0..N {
-                let begin = start::<T>(x[t].get_unchecked(b));
-                (acc[0][t], acc[1][t]) = (begin, begin);
-            }
-            for g in 0..8 {
-                let w0 = _mm512_load_si512(slabs[0].codes.as_ptr().add(b * 8 + g).cast());
-                let w1 = _mm512_load_si512(slabs[1].codes.as_ptr().add(b * 8 + g).cast());
-                for t in 0..N {
-                    let q = _mm512_set1_epi32(word(&x[t].get_unchecked(b).q, g * 4));
-                    acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, q);
-                    acc[1][t] = _mm512_dpbusd_epi32(acc[1][t], w1, q);
+            for g in 0..stretch / 4 {
+                let at = s * stretch / 4 + g;
+                let mut w = [_mm512_setzero_si512(); P];
+                for p in 0..P {
+                    w[p] = _mm512_load_si512(slabs[p].codes.as_ptr().add(at).cast());
                 }
-            }
-            for p in 0..2 {
-                for t in 0..N {
-                    y[p][t] = fine_add::<T>(&slabs[p], b, x[t].get_unchecked(b), acc[p][t], y[p][t]);
-                }
-            }
-        }
-        for p in 0..2 {
-            for t in 0..N {
-                _mm512_storeu_ps(sums[p][t].as_mut_ptr(), y[p][t]);
-            }
-        }
-    }
-}
-
-/// `N` input rows with the super-blocks of two panels.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn superblock_tiles<T: Super, const N: usize>(slabs: &[Slab; 2], x: [&[Block256]; N], sums: [&mut [Sums]; 2]) {
-    let mut blocks = [&x[0][0]; N];
-    for t in 0..N {
-        blocks[t] = &x[t][0];
-    }
-    let mut total = [[_mm512_setzero_si512(); N]; 2];
-    // SAFETY: stretches are 256 columns in all.
-    unsafe {
-        for s in 0..256 / T::STRETCH {
-            let mut acc = [[_mm512_setzero_si512(); N]; 2];
-            for t in 0..N {
-                let begin = stretch_start::<T>(blocks[t], s);
-                (acc[0][t], acc[1][t]) = (begin, begin);
-            }
-            for g in 0..T::STRETCH / 4 {
-                let at = s * T::STRETCH / 4 + g;
-                let w0 = _mm512_load_si512(slabs[0].codes.as_ptr().add(at).cast());
-                let w1 = _mm512_load_si512(slabs[1].codes.as_ptr().add(at).cast());
                 for t in 0..N {
                     let q = _mm512_set1_epi32(word(&blocks[t].q, at * 4));
-                    acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, q);
-                    acc[1][t] = _mm512_dpbusd_epi32(acc[1][t], w1, q);
+                    for p in 0..P {
+                        acc[p][t] = _mm512_dpbusd_epi32(acc[p][t], w[p], q);
+                    }
                 }
             }
-            for p in 0..2 {
-                let scale = scale(&slabs[p], s);
+            if T::FOLDS {
+                total = acc;
+                continue;
+            }
+            for p in 0..P {
+                let scale = scale(slabs[p], s);
                 for t in 0..N {
                     total[p][t] = _mm512_add_epi32(total[p][t], _mm512_mullo_epi32(acc[p][t], scale));
                 }
             }
         }
     }
-    let [a, b] = sums;
-    superblock_add::<T, N>(&slabs[0], blocks, total[0], a);
-    superblock_add::<T, N>(&slabs[1], blocks, total[1], b);
+    superblock_add::<T, N, P>(slabs, blocks, total, sums);
 }
