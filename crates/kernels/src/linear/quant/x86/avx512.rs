@@ -163,8 +163,8 @@ fn fine_tiles<T: Fine, const N: usize, const P: usize>(slabs: [&Slab; P], x: [&[
             let mut acc = [[_mm512_setzero_si512(); N]; P];
             for t in 0..N {
                 let begin = start::<T>(x[t].get_unchecked(b));
-                for p in 0..P {
-                    acc[p][t] = begin;
+                for acc in &mut acc {
+                    acc[t] = begin;
                 }
             }
             for g in 0..8 {
@@ -404,8 +404,8 @@ fn superblock_tiles<T: Super, const N: usize, const P: usize>(
                     (true, 0) => _mm512_setzero_si512(),
                     (true, _) => _mm512_set1_epi32(blocks[t].offset127),
                 };
-                for p in 0..P {
-                    acc[p][t] = begin;
+                for acc in &mut acc {
+                    acc[t] = begin;
                 }
             }
             for g in 0..stretch / 4 {
