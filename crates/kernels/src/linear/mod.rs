@@ -30,9 +30,13 @@ use layout::ROWS;
 /// The sums of one input row with the 16 rows of a panel.
 type Sums = [f32; ROWS];
 
+/// Is told of rows whose sums are complete, so that it can take them while the next are computed: the first of them, their
+/// sums, and those with the other panel where two go together.
+type Done<'a> = dyn FnMut(usize, &mut [Sums], &mut [Sums]) + 'a;
+
 /// Adds to `sums[t]` the products of row `x[t]` with 16 columns of numbers, `[k][16]`: the float kernel by itself.
 pub(crate) fn float_panel(isa: Isa, panel: &[f32], x: &[&[f32]], sums: &mut [[f32; ROWS]]) {
-    float::panel(isa, DType::F32, bytemuck::cast_slice(panel), x, sums);
+    float::panels(isa, DType::F32, [bytemuck::cast_slice(panel)], x, [sums], &mut |_, _, _| {});
 }
 
 /// Numbers from whole blocks of the file's bytes.

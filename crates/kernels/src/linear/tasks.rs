@@ -1,7 +1,7 @@
 //! Cutting products into tasks for the pool.
 
 use super::{
-    Input, Routes, Sums, Weights, float,
+    Done, Input, Routes, Sums, Weights, float,
     layout::ROWS,
     quant::{self, Form, Slab},
     rows8::{Block32, Block256},
@@ -239,13 +239,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Adds to `sums` the products of its first rows with a panel.
-    fn add(&self, isa: Isa, w: &Weights, slab: &mut Slab, panel: &[u8], sums: &mut [Sums]) {
+    fn add(&self, isa: Isa, w: &Weights, slab: &mut Slab, panel: &[u8], sums: &mut [Sums], done: &mut Done) {
         let n = sums.len();
         match (self, Form::of(w.dtype())) {
-            (Rows::Float(x), Form::Float) => float::panel(isa, w.dtype(), panel, &x[..n], sums),
-            (Rows::Float(x), _) => float::decoded(isa, w.dtype(), panel, &x[..n], sums),
-            (Rows::Fine(x), _) => quant::fine(isa, w.dtype(), slab, panel, &x[..n], sums),
-            (Rows::Super(x), _) => quant::superblock(isa, w.dtype(), slab, panel, &x[..n], sums),
+            (Rows::Float(x), Form::Float) => float::panels(isa, w.dtype(), [panel], &x[..n], [sums], done),
+            (Rows::Float(x), _) => float::decoded(isa, w.dtype(), panel, &x[..n], sums, done),
+            (Rows::Fine(x), _) => quant::fine(isa, w.dtype(), slab, panel, &x[..n], sums, done),
+            (Rows::Super(x), _) => quant::superblock(isa, w.dtype(), slab, panel, &x[..n], sums, done),
         }
     }
 }
@@ -282,19 +282,21 @@ impl<'a> Out<'a> {
         let x = Rows::of(input, form, from);
         let other_x = self.up.as_ref().map(|up| Form::of(up.w.dtype())).filter(|&f| f != form);
         let other_x = other_x.map(|form| Rows::of(input, form, from));
-        let together = quant::pairs(isa, form, n) && self.up.as_ref().is_none_or(|up| up.w.dtype() == self.w.dtype());
+        let together = quant::pairs(isa, form, n)
+            && self.w.cols() > 0
+            && self.up.as_ref().is_none_or(|up| up.w.dtype() == self.w.dtype());
         WORK.with_borrow_mut(|work| {
             let Work { slabs, sums: [a, b] } = &mut **work;
             let (a, b) = (&mut a[..n], &mut b[..n]);
-            for panel in panels.clone().step_by(if self.up.is_some() { 1 } else { 2 }) {
+            let (pairs, ahead) = (together && self.up.is_none(), n >= FEW_ROWS);
+            for panel in panels.clone().step_by(if pairs { 2 } else { 1 }) {
                 let side = |(w, bias), panel| Side { w, bias, expert, panel };
                 let first = side((self.w, self.bias), panel);
                 let second = match &self.up {
                     Some(up) => Some(side((up.w, up.bias), panel)),
-                    None => Some(side((self.w, self.bias), panel + 1)).filter(|second| second.panel < panels.end),
+                    None => Some(side((self.w, self.bias), panel + 1)).filter(|s| pairs && s.panel < panels.end),
                 };
-                // When the sums of the rows from `start` on are there.
-                let mut done = |start: usize, [a, b]: [&mut [Sums]; 2]| {
+                let mut done = |start: usize, a: &mut [Sums], b: &mut [Sums]| {
                     let to = &to[start..start + a.len()];
                     first.add_bias(a);
                     if let Some(second) = &second {
@@ -307,19 +309,21 @@ impl<'a> Out<'a> {
                     }
                     self.write(panel, to, a);
                 };
+                if ahead {
+                    self.expect(panel, to);
+                }
                 match &second {
                     // A short panel is filled up in the one buffer there is for it.
                     Some(second) if together && !(first.is_short() && second.is_short()) => {
-                        self.expect(panel, to);
                         products(isa, [&first, second], &x, slabs, [a, b], &mut done);
                     }
-                    _ => {
-                        first.product(isa, &x, &mut slabs[0], a);
-                        if let Some(second) = &second {
-                            second.product(isa, other_x.as_ref().unwrap_or(&x), &mut slabs[1], b);
-                        }
-                        done(0, [a, b]);
+                    Some(second) => {
+                        first.product(isa, &x, &mut slabs[0], a, &mut |_, _, _| {});
+                        let x = other_x.as_ref().unwrap_or(&x);
+                        let mut done = |start, b: &mut [Sums], _: &mut _| done(start, &mut a[start..][..b.len()], b);
+                        second.product(isa, x, &mut slabs[1], b, &mut done);
                     }
+                    None => first.product(isa, &x, &mut slabs[0], a, &mut done),
                 }
             }
         });
@@ -375,9 +379,12 @@ impl Side<'_> {
     }
 
     /// Its products with all input rows.
-    fn product(&self, isa: Isa, x: &Rows, slab: &mut Slab, sums: &mut [Sums]) {
+    fn product(&self, isa: Isa, x: &Rows, slab: &mut Slab, sums: &mut [Sums], done: &mut Done) {
         sums.fill([0.0; ROWS]);
-        self.with_bytes(|bytes| x.add(isa, self.w, slab, bytes, sums));
+        if self.w.cols() == 0 {
+            return done(0, sums, &mut []);
+        }
+        self.with_bytes(|bytes| x.add(isa, self.w, slab, bytes, sums, done));
     }
 
     fn add_bias(&self, sums: &mut [Sums]) {
@@ -390,16 +397,8 @@ impl Side<'_> {
     }
 }
 
-/// As [`Side::product`], of two panels of one type that are not both short. `done` is told of rows as their sums are
-/// there, for it to take them while the next are computed.
-fn products(
-    isa: Isa,
-    sides: [&Side; 2],
-    x: &Rows,
-    slabs: &mut [Slab; 2],
-    sums: [&mut [Sums]; 2],
-    done: &mut quant::Done,
-) {
+/// As [`Side::product`], of two panels of one type that are not both short.
+fn products(isa: Isa, sides: [&Side; 2], x: &Rows, slabs: &mut [Slab; 2], sums: [&mut [Sums]; 2], done: &mut Done) {
     let [a, b] = sums;
     a.fill([0.0; ROWS]);
     b.fill([0.0; ROWS]);
@@ -408,7 +407,7 @@ fn products(
         sides[1].with_bytes(|second| match x {
             Rows::Fine(x) => quant::fine_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
             Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
-            Rows::Float(_) => debug_assert!(false, "floats are not paired"),
+            Rows::Float(x) => float::panels(isa, dtype, [first, second], &x[..n], [a, b], done),
         });
     });
 }

@@ -3,26 +3,34 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::{ROWS, Sums, layout::CHUNK, tasks::MAX_ROWS};
+use super::{Done, ROWS, Sums, layout::CHUNK, tasks::MAX_ROWS};
 use crate::isa::Isa;
 use allod_tensor::DType;
 use half::{bf16, f16};
 
-/// Adds to `sums[t]` the products of input row `x[t]` with the 16 rows of a panel of F32, F16 or BF16.
-pub(super) fn panel(isa: Isa, dtype: DType, panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+/// Adds to `sums[p][t]` the products of input row `x[t]` with the 16 rows of panel `p`, of F32, F16 or BF16. There is one
+/// panel or there are two.
+pub(super) fn panels<const P: usize>(
+    isa: Isa,
+    dtype: DType,
+    panels: [&[u8]; P],
+    x: &[&[f32]],
+    sums: [&mut [Sums]; P],
+    done: &mut Done,
+) {
     match isa {
-        Isa::Scalar => scalar(dtype, panel, x, sums),
+        Isa::Scalar => scalar(dtype, panels, x, sums, done),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::avx2(dtype, panel, x, sums),
+        Isa::Avx2 => x86::avx2(dtype, panels, x, sums, done),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::avx512(dtype, panel, x, sums),
+        Isa::Avx512 => x86::avx512(dtype, panels, x, sums, done),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => scalar(dtype, panel, x, sums),
+        _ => scalar(dtype, panels, x, sums, done),
     }
 }
 
-/// As [`panel`] for any other type: its numbers, as the reference codec decodes them, are multiplied as F32.
-pub(super) fn decoded(isa: Isa, dtype: DType, bytes: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+/// As [`panels`] for one panel of any other type: its numbers, as the reference codec decodes them, are multiplied as F32.
+pub(super) fn decoded(isa: Isa, dtype: DType, bytes: &[u8], x: &[&[f32]], sums: &mut [Sums], done: &mut Done) {
     let (block, block_bytes) = (dtype.block(), dtype.block_bytes());
     let (mut numbers, mut row) = ([0; 4 * CHUNK * ROWS], [0.0; CHUNK]);
     for (i, blocks) in bytes.chunks(CHUNK / block * block_bytes * ROWS).enumerate() {
@@ -39,19 +47,25 @@ pub(super) fn decoded(isa: Isa, dtype: DType, bytes: &[u8], x: &[&[f32]], sums: 
         for (part, x) in part.iter_mut().zip(x) {
             *part = &x[first..first + len];
         }
-        panel(isa, DType::F32, &numbers[..4 * len * ROWS], &part[..x.len()], sums);
+        let numbers = [&numbers[..4 * len * ROWS]];
+        panels(isa, DType::F32, numbers, &part[..x.len()], [&mut *sums], &mut |_, _, _| {});
     }
+    done(0, sums, &mut []);
 }
 
 /// The definition.
-fn scalar(dtype: DType, panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
-    for (x, sums) in x.iter().zip(sums) {
-        for (column, &x) in panel.chunks_exact(dtype.block_bytes() * ROWS).zip(*x) {
-            for (w, sum) in column.chunks_exact(dtype.block_bytes()).zip(sums.iter_mut()) {
-                *sum = number(dtype, w).mul_add(x, *sum);
+fn scalar<const P: usize>(dtype: DType, panels: [&[u8]; P], x: &[&[f32]], mut sums: [&mut [Sums]; P], done: &mut Done) {
+    for (panel, sums) in panels.iter().zip(&mut sums) {
+        for (x, sums) in x.iter().zip(sums.iter_mut()) {
+            for (column, &x) in panel.chunks_exact(dtype.block_bytes() * ROWS).zip(*x) {
+                for (w, sum) in column.chunks_exact(dtype.block_bytes()).zip(sums.iter_mut()) {
+                    *sum = number(dtype, w).mul_add(x, *sum);
+                }
             }
         }
     }
+    let mut sums = sums.into_iter();
+    done(0, sums.next().unwrap_or_default(), sums.next().unwrap_or_default());
 }
 
 fn number(dtype: DType, w: &[u8]) -> f32 {

@@ -1,7 +1,7 @@
 //! Float products on AVX2 and AVX-512.
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
-use super::super::{ROWS, Sums};
+use super::super::{Done, ROWS, Sums};
 use allod_tensor::DType;
 use std::arch::x86_64::*;
 
@@ -16,30 +16,49 @@ const fn width(kind: u8) -> usize {
 
 macro_rules! tier {
     ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:literal, [$($n:literal)*]) => {
-        pub(super) fn $name(dtype: DType, panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+        pub(super) fn $name<const P: usize>(
+            dtype: DType,
+            panels: [&[u8]; P],
+            x: &[&[f32]],
+            sums: [&mut [Sums]; P],
+            done: &mut Done,
+        ) {
             // SAFETY: this tier is chosen only where the machine has its instructions.
             unsafe {
                 match dtype {
-                    DType::F32 => $inner::<F32>(panel, x, sums),
-                    DType::F16 => $inner::<F16>(panel, x, sums),
-                    _ => $inner::<BF16>(panel, x, sums),
+                    DType::F32 => $inner::<F32, P>(panels, x, sums, done),
+                    DType::F16 => $inner::<F16, P>(panels, x, sums, done),
+                    _ => $inner::<BF16, P>(panels, x, sums, done),
                 }
             }
         }
 
         /// Input rows in tiles whose sums stay in registers, and columns in stretches whose weights stay in L1.
         #[target_feature(enable = $features)]
-        fn $inner<const KIND: u8>(panel: &[u8], x: &[&[f32]], sums: &mut [Sums]) {
+        fn $inner<const KIND: u8, const P: usize>(
+            panels: [&[u8]; P],
+            x: &[&[f32]],
+            mut sums: [&mut [Sums]; P],
+            done: &mut Done,
+        ) {
             const STRETCH: usize = 256;
-            for (i, w) in panel.chunks(STRETCH * ROWS * width(KIND)).enumerate() {
-                let (first, len) = (i * STRETCH, w.len() / (ROWS * width(KIND)));
-                for (x, sums) in x.chunks($most).zip(sums.chunks_mut($most)) {
+            let column = ROWS * width(KIND);
+            let cols = panels[0].len() / column;
+            for first in (0..cols).step_by(STRETCH) {
+                let len = STRETCH.min(cols - first);
+                let w = panels.map(|panel| &panel[first * column..][..len * column]);
+                for (i, x) in x.chunks($most).enumerate() {
+                    let mut sums = sums.each_mut().map(|sums| &mut sums[i * $most..][..x.len()]);
                     match x.len() {
                         $($n => {
                             let rows: [&[f32]; $n] = std::array::from_fn(|t| &x[t][first..first + len]);
-                            $tile::<$n, KIND>(w, rows, sums);
+                            $tile::<$n, P, KIND>(w, rows, &mut sums);
                         })*
                         _ => unreachable!("chunks are no longer than asked"),
+                    }
+                    if first + len == cols {
+                        let mut sums = sums.into_iter();
+                        done(i * $most, sums.next().unwrap_or_default(), sums.next().unwrap_or_default());
                     }
                 }
             }
@@ -68,26 +87,32 @@ unsafe fn load_avx2<const KIND: u8>(w: *const u8) -> [__m256; 2] {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_avx2<const N: usize, const KIND: u8>(w: &[u8], x: [&[f32]; N], sums: &mut [Sums]) {
-    let len = w.len() / (ROWS * width(KIND));
-    assert!(x.iter().all(|x| x.len() == len) && sums.len() == N);
-    // SAFETY: columns `0..len` lie in `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
-    unsafe {
-        let mut acc = [[_mm256_setzero_ps(); 2]; N];
-        for t in 0..N {
-            acc[t] = [_mm256_loadu_ps(sums[t].as_ptr()), _mm256_loadu_ps(sums[t].as_ptr().add(8))];
-        }
-        for k in 0..len {
-            let [lo, hi] = load_avx2::<KIND>(w.as_ptr().add(k * ROWS * width(KIND)));
+fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
+    w: [&[u8]; P],
+    x: [&[f32]; N],
+    sums: &mut [&mut [Sums]; P],
+) {
+    for (w, sums) in w.into_iter().zip(sums) {
+        let len = w.len() / (ROWS * width(KIND));
+        assert!(x.iter().all(|x| x.len() == len) && sums.len() == N);
+        // SAFETY: columns `0..len` lie in `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
+        unsafe {
+            let mut acc = [[_mm256_setzero_ps(); 2]; N];
             for t in 0..N {
-                let x = _mm256_broadcast_ss(x[t].get_unchecked(k));
-                acc[t][0] = _mm256_fmadd_ps(lo, x, acc[t][0]);
-                acc[t][1] = _mm256_fmadd_ps(hi, x, acc[t][1]);
+                acc[t] = [_mm256_loadu_ps(sums[t].as_ptr()), _mm256_loadu_ps(sums[t].as_ptr().add(8))];
             }
-        }
-        for t in 0..N {
-            _mm256_storeu_ps(sums[t].as_mut_ptr(), acc[t][0]);
-            _mm256_storeu_ps(sums[t].as_mut_ptr().add(8), acc[t][1]);
+            for k in 0..len {
+                let [lo, hi] = load_avx2::<KIND>(w.as_ptr().add(k * ROWS * width(KIND)));
+                for t in 0..N {
+                    let x = _mm256_broadcast_ss(x[t].get_unchecked(k));
+                    acc[t][0] = _mm256_fmadd_ps(lo, x, acc[t][0]);
+                    acc[t][1] = _mm256_fmadd_ps(hi, x, acc[t][1]);
+                }
+            }
+            for t in 0..N {
+                _mm256_storeu_ps(sums[t].as_mut_ptr(), acc[t][0]);
+                _mm256_storeu_ps(sums[t].as_mut_ptr().add(8), acc[t][1]);
+            }
         }
     }
 }
@@ -110,23 +135,38 @@ unsafe fn load_avx512<const KIND: u8>(w: *const u8) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-fn tile_avx512<const N: usize, const KIND: u8>(w: &[u8], x: [&[f32]; N], sums: &mut [Sums]) {
-    let len = w.len() / (ROWS * width(KIND));
-    assert!(x.iter().all(|x| x.len() == len) && sums.len() == N);
-    // SAFETY: columns `0..len` lie in `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
+fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
+    w: [&[u8]; P],
+    x: [&[f32]; N],
+    sums: &mut [&mut [Sums]; P],
+) {
+    let len = w[0].len() / (ROWS * width(KIND));
+    assert!(w.iter().all(|other| other.len() == w[0].len()) && x.iter().all(|x| x.len() == len));
+    assert!(sums.iter().all(|sums| sums.len() == N));
+    // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
     unsafe {
-        let mut acc = [_mm512_setzero_ps(); N];
-        for t in 0..N {
-            acc[t] = _mm512_loadu_ps(sums[t].as_ptr());
-        }
-        for k in 0..len {
-            let w = load_avx512::<KIND>(w.as_ptr().add(k * ROWS * width(KIND)));
+        let mut acc = [[_mm512_setzero_ps(); N]; P];
+        for p in 0..P {
             for t in 0..N {
-                acc[t] = _mm512_fmadd_ps(w, _mm512_set1_ps(*x[t].get_unchecked(k)), acc[t]);
+                acc[p][t] = _mm512_loadu_ps(sums[p][t].as_ptr());
             }
         }
-        for t in 0..N {
-            _mm512_storeu_ps(sums[t].as_mut_ptr(), acc[t]);
+        for k in 0..len {
+            let mut column = [_mm512_setzero_ps(); P];
+            for p in 0..P {
+                column[p] = load_avx512::<KIND>(w[p].as_ptr().add(k * ROWS * width(KIND)));
+            }
+            for t in 0..N {
+                let x = _mm512_set1_ps(*x[t].get_unchecked(k));
+                for p in 0..P {
+                    acc[p][t] = _mm512_fmadd_ps(column[p], x, acc[p][t]);
+                }
+            }
+        }
+        for p in 0..P {
+            for t in 0..N {
+                _mm512_storeu_ps(sums[p][t].as_mut_ptr(), acc[p][t]);
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ mod vector;
 mod x86;
 
 use super::{
-    ROWS, Sums,
+    Done, ROWS, Sums,
     layout::CHUNK,
     rows8::{Block32, Block256},
 };
@@ -199,15 +199,23 @@ macro_rules! dispatch {
 }
 
 /// Adds to `sums[t]` the products of input row `x[t]` with the 16 rows of a panel.
-pub(super) fn fine(isa: Isa, dtype: DType, slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sums: &mut [Sums]) {
+pub(super) fn fine(
+    isa: Isa,
+    dtype: DType,
+    slab: &mut Slab,
+    panel: &[u8],
+    x: &[&[Block32]],
+    sums: &mut [Sums],
+    done: &mut Done,
+) {
     match dtype {
-        DType::Q4_0 => dispatch!(fine, isa, fine::Q4_0, (slab, panel, x, sums)),
-        DType::Q4_1 => dispatch!(fine, isa, fine::Q4_1, (slab, panel, x, sums)),
-        DType::Q5_0 => dispatch!(fine, isa, fine::Q5_0, (slab, panel, x, sums)),
-        DType::Q5_1 => dispatch!(fine, isa, fine::Q5_1, (slab, panel, x, sums)),
-        DType::Q8_0 => dispatch!(fine, isa, fine::Q8_0, (slab, panel, x, sums)),
-        DType::IQ4_NL => dispatch!(fine, isa, fine::IQ4_NL, (slab, panel, x, sums)),
-        DType::MXFP4 => dispatch!(fine, isa, fine::MXFP4, (slab, panel, x, sums)),
+        DType::Q4_0 => dispatch!(fine, isa, fine::Q4_0, (slab, panel, x, sums, done)),
+        DType::Q4_1 => dispatch!(fine, isa, fine::Q4_1, (slab, panel, x, sums, done)),
+        DType::Q5_0 => dispatch!(fine, isa, fine::Q5_0, (slab, panel, x, sums, done)),
+        DType::Q5_1 => dispatch!(fine, isa, fine::Q5_1, (slab, panel, x, sums, done)),
+        DType::Q8_0 => dispatch!(fine, isa, fine::Q8_0, (slab, panel, x, sums, done)),
+        DType::IQ4_NL => dispatch!(fine, isa, fine::IQ4_NL, (slab, panel, x, sums, done)),
+        DType::MXFP4 => dispatch!(fine, isa, fine::MXFP4, (slab, panel, x, sums, done)),
         _ => debug_assert!(false, "{dtype} has no blocks of 32"),
     }
 }
@@ -218,11 +226,8 @@ const FEW_ROWS: usize = 32;
 
 /// Whether two panels go faster together than one after the other.
 pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
-    isa == Isa::Avx512 && matches!(form, Form::Fine | Form::Super) && rows > FEW_ROWS
+    isa == Isa::Avx512 && form != Form::Decoded && rows > FEW_ROWS
 }
-
-/// What is told of the sums of the rows from the given one on, with both panels, when they are complete.
-pub(super) type Done<'a> = dyn FnMut(usize, [&mut [Sums]; 2]) + 'a;
 
 macro_rules! dispatch_pair {
     ($run:ident, $single:ident, $type:ty, ($isa:expr, $slabs:expr, $panels:expr, $x:expr, $sums:expr, $done:expr)) => {
@@ -232,9 +237,9 @@ macro_rules! dispatch_pair {
             _ => {
                 let [a, b] = $sums;
                 for ((slab, panel), sums) in $slabs.iter_mut().zip($panels).zip([&mut *a, &mut *b]) {
-                    dispatch!($single, $isa, $type, (slab, panel, $x, sums));
+                    dispatch!($single, $isa, $type, (slab, panel, $x, sums, &mut |_, _, _| {}));
                 }
-                $done(0, [a, b]);
+                $done(0, a, b);
             }
         }
     };
@@ -288,23 +293,31 @@ pub(super) fn superblock_pair(
 }
 
 /// As [`fine`], for types with super-blocks.
-pub(super) fn superblock(isa: Isa, dtype: DType, slab: &mut Slab, panel: &[u8], x: &[&[Block256]], sums: &mut [Sums]) {
+pub(super) fn superblock(
+    isa: Isa,
+    dtype: DType,
+    slab: &mut Slab,
+    panel: &[u8],
+    x: &[&[Block256]],
+    sums: &mut [Sums],
+    done: &mut Done,
+) {
     match dtype {
-        DType::Q2_K => dispatch!(superblock, isa, superblock::Q2_K, (slab, panel, x, sums)),
-        DType::Q3_K => dispatch!(superblock, isa, superblock::Q3_K, (slab, panel, x, sums)),
-        DType::Q4_K => dispatch!(superblock, isa, superblock::Q4_K, (slab, panel, x, sums)),
-        DType::Q5_K => dispatch!(superblock, isa, superblock::Q5_K, (slab, panel, x, sums)),
-        DType::Q6_K => dispatch!(superblock, isa, superblock::Q6_K, (slab, panel, x, sums)),
-        DType::IQ4_XS => dispatch!(superblock, isa, superblock::IQ4_XS, (slab, panel, x, sums)),
-        DType::IQ1_S => dispatch!(superblock, isa, codebook::IQ1_S, (slab, panel, x, sums)),
-        DType::IQ1_M => dispatch!(superblock, isa, codebook::IQ1_M, (slab, panel, x, sums)),
-        DType::IQ2_XXS => dispatch!(superblock, isa, codebook::IQ2_XXS, (slab, panel, x, sums)),
-        DType::IQ2_XS => dispatch!(superblock, isa, codebook::IQ2_XS, (slab, panel, x, sums)),
-        DType::IQ2_S => dispatch!(superblock, isa, codebook::IQ2_S, (slab, panel, x, sums)),
-        DType::IQ3_XXS => dispatch!(superblock, isa, codebook::IQ3_XXS, (slab, panel, x, sums)),
-        DType::IQ3_S => dispatch!(superblock, isa, codebook::IQ3_S, (slab, panel, x, sums)),
-        DType::TQ1_0 => dispatch!(superblock, isa, codebook::TQ1_0, (slab, panel, x, sums)),
-        DType::TQ2_0 => dispatch!(superblock, isa, codebook::TQ2_0, (slab, panel, x, sums)),
+        DType::Q2_K => dispatch!(superblock, isa, superblock::Q2_K, (slab, panel, x, sums, done)),
+        DType::Q3_K => dispatch!(superblock, isa, superblock::Q3_K, (slab, panel, x, sums, done)),
+        DType::Q4_K => dispatch!(superblock, isa, superblock::Q4_K, (slab, panel, x, sums, done)),
+        DType::Q5_K => dispatch!(superblock, isa, superblock::Q5_K, (slab, panel, x, sums, done)),
+        DType::Q6_K => dispatch!(superblock, isa, superblock::Q6_K, (slab, panel, x, sums, done)),
+        DType::IQ4_XS => dispatch!(superblock, isa, superblock::IQ4_XS, (slab, panel, x, sums, done)),
+        DType::IQ1_S => dispatch!(superblock, isa, codebook::IQ1_S, (slab, panel, x, sums, done)),
+        DType::IQ1_M => dispatch!(superblock, isa, codebook::IQ1_M, (slab, panel, x, sums, done)),
+        DType::IQ2_XXS => dispatch!(superblock, isa, codebook::IQ2_XXS, (slab, panel, x, sums, done)),
+        DType::IQ2_XS => dispatch!(superblock, isa, codebook::IQ2_XS, (slab, panel, x, sums, done)),
+        DType::IQ2_S => dispatch!(superblock, isa, codebook::IQ2_S, (slab, panel, x, sums, done)),
+        DType::IQ3_XXS => dispatch!(superblock, isa, codebook::IQ3_XXS, (slab, panel, x, sums, done)),
+        DType::IQ3_S => dispatch!(superblock, isa, codebook::IQ3_S, (slab, panel, x, sums, done)),
+        DType::TQ1_0 => dispatch!(superblock, isa, codebook::TQ1_0, (slab, panel, x, sums, done)),
+        DType::TQ2_0 => dispatch!(superblock, isa, codebook::TQ2_0, (slab, panel, x, sums, done)),
         _ => debug_assert!(false, "{dtype} has no super-blocks"),
     }
 }

@@ -1,9 +1,9 @@
 //! The definition.
 
-use super::{Fine, Slab, Sums, Super, Type, chunks, vector::Plain};
+use super::{Done, Fine, Slab, Sums, Super, Type, chunks, vector::Plain};
 use crate::linear::rows8::{Block32, Block256};
 
-pub(super) fn fine<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sums: &mut [Sums]) {
+pub(super) fn fine<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sums: &mut [Sums], done: &mut Done) {
     for (first, n, chunk) in chunks::<T>(panel) {
         slab.unpack::<T, Plain>(chunk);
         for (x, sums) in x.iter().zip(&mut *sums) {
@@ -22,9 +22,16 @@ pub(super) fn fine<T: Fine>(slab: &mut Slab, panel: &[u8], x: &[&[Block32]], sum
             }
         }
     }
+    done(0, sums, &mut []);
 }
 
-pub(super) fn superblock<T: Super>(slab: &mut Slab, panel: &[u8], x: &[&[Block256]], sums: &mut [Sums]) {
+pub(super) fn superblock<T: Super>(
+    slab: &mut Slab,
+    panel: &[u8],
+    x: &[&[Block256]],
+    sums: &mut [Sums],
+    done: &mut Done,
+) {
     for (first, _, chunk) in chunks::<T>(panel) {
         slab.unpack::<T, Plain>(chunk);
         for (x, sums) in x.iter().zip(&mut *sums) {
@@ -43,6 +50,7 @@ pub(super) fn superblock<T: Super>(slab: &mut Slab, panel: &[u8], x: &[&[Block25
             }
         }
     }
+    done(0, sums, &mut []);
 }
 
 /// The integer product of row `r`, from group `first` of 4 columns on, with `q`.

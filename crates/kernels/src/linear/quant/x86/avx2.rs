@@ -7,7 +7,7 @@
 //! bytes would take a sign, a product and a widening one.
 
 use super::{
-    super::{Fine, Lanes, Slab, Super, Type, chunks, vector::Vector},
+    super::{Done, Fine, Lanes, Slab, Super, Type, chunks, vector::Vector},
     prefetch, tiles,
     vectors::Two,
     word,
@@ -21,28 +21,34 @@ use std::arch::x86_64::*;
 /// The type's panel with any number of input rows.
 macro_rules! panel {
     ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $rows:ident, $tile:ident, $wide:ident) => {
-        pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+        pub(in super::super) fn $name<T: $kind>(
+            slab: &mut Slab,
+            panel: &[u8],
+            x: &[&[$block]],
+            sums: &mut [Sums],
+            done: &mut Done,
+        ) {
             // SAFETY: this tier is chosen only where the machine has its instructions.
-            unsafe { $inner::<T>(slab, panel, x, sums) }
+            unsafe { $inner::<T>(slab, panel, x, sums, done) }
         }
 
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums], done: &mut Done) {
             for (first, n, chunk) in chunks::<T>(panel) {
                 if x.len() <= few_rows::<T>() && T::PARTS > 0 {
                     // SAFETY: a chunk has whole blocks.
                     unsafe { T::numbers::<Two>(chunk.as_ptr(), T::blocks(chunk), slab) };
                     let both = (&*slab, chunk);
-                    tiles!(x, sums, first / $columns, n / $columns, &[], 2, [1 2], $rows::<T>(both));
+                    tiles!(x, sums, first / $columns, n / $columns, &[], 2, [1 2], $rows::<T>(both), done);
                     continue;
                 }
                 slab.unpack::<T, Two>(chunk);
                 if T::CHAIN == 1 {
                     to_16_bits::<T>(slab, n);
-                    tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab));
+                    tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab), done);
                     continue;
                 }
-                tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $tile::<T>(slab));
+                tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $tile::<T>(slab), done);
             }
         }
     };

@@ -15,30 +15,36 @@ use std::arch::x86_64::*;
 /// The type's panel with any number of input rows.
 macro_rules! panel {
     ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, [$($fold:ident)?], $rows:ident, $tile:ident) => {
-        pub(in super::super) fn $name<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+        pub(in super::super) fn $name<T: $kind>(
+            slab: &mut Slab,
+            panel: &[u8],
+            x: &[&[$block]],
+            sums: &mut [Sums],
+            done: &mut Done,
+        ) {
             // One row reads weights as fast as memory gives them, which was seen to be faster in loads of half the width.
             if x.len() == 1 && T::PARTS > 0 {
-                return super::avx2::$name::<T>(slab, panel, x, sums);
+                return super::avx2::$name::<T>(slab, panel, x, sums, done);
             }
             // SAFETY: this tier is chosen only where the machine has its instructions.
-            unsafe { $inner::<T>(slab, panel, x, sums) }
+            unsafe { $inner::<T>(slab, panel, x, sums, done) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums]) {
+        fn $inner<T: $kind>(slab: &mut Slab, panel: &[u8], x: &[&[$block]], sums: &mut [Sums], done: &mut Done) {
             for (first, n, chunk) in chunks::<T>(panel) {
                 if x.len() <= FEW_ROWS && T::PARTS > 0 {
                     // SAFETY: a chunk has whole blocks.
                     unsafe { T::numbers::<One>(chunk.as_ptr(), T::blocks(chunk), slab) };
                     let both = (&*slab, chunk);
-                    tiles!(x, sums, first / $columns, n / $columns, &[], 4, [1 2 3 4], $rows::<T>(both));
+                    tiles!(x, sums, first / $columns, n / $columns, &[], 4, [1 2 3 4], $rows::<T>(both), done);
                     continue;
                 }
                 slab.unpack::<T, One>(chunk);
                 $(if T::FOLDS {
                     $fold::<T>(slab);
                 })?
-                tiles!(x, sums, first / $columns, n / $columns, chunk, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab));
+                tiles!(x, sums, first / $columns, n / $columns, chunk, 8, [1 2 3 4 5 6 7 8], $tile::<T>(slab), done);
             }
         }
     };
@@ -99,7 +105,7 @@ macro_rules! pair {
                         _ => unreachable!("chunks are no longer than asked"),
                     }
                     if end == x[0].len() {
-                        done(i * 6, [a, b]);
+                        done(i * 6, a, b);
                     }
                 }
             }

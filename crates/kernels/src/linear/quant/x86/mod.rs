@@ -10,11 +10,12 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 mod vectors;
 
-/// Calls the tile for as many input rows as there are; each asks for its share of what comes after `$chunk`.
+/// Calls the tile for as many input rows as there are; each asks for its share of what comes after `$chunk`. Tells `$done`
+/// of rows that are at their end.
 macro_rules! tiles {
     (
         $x:ident, $sums:ident, $first:expr, $len:expr, $chunk:expr, $most:literal, [$($n:literal)*],
-        $tile:ident::<$type:ty>($slab:expr)
+        $tile:ident::<$type:ty>($slab:expr), $done:ident
     ) => {
         let tiles = $x.len().div_ceil($most);
         for (i, (x, sums)) in $x.chunks($most).zip($sums.chunks_mut($most)).enumerate() {
@@ -28,6 +29,9 @@ macro_rules! tiles {
                     $tile::<$type, $n>($slab, rows, sums);
                 })*
                 _ => unreachable!("chunks are no longer than asked"),
+            }
+            if $first + $len == x[0].len() {
+                $done(i * $most, sums, &mut []);
             }
         }
     };
