@@ -18,9 +18,6 @@ use std::thread::available_parallelism;
 /// The key of a model's chat template.
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
-/// The file of an adapter's folder with the chat template that it was trained with.
-pub(crate) const ADAPTER_TEMPLATE: &str = "chat_template.jinja";
-
 /// The name that stands for the built-in model.
 pub(crate) const DEFAULT: &str = "default";
 pub(crate) static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
@@ -117,17 +114,11 @@ pub(crate) fn adapted(source: Box<dyn WeightSource>, adapters: &[PathBuf]) -> Re
     Ok(Box::new(allod_models::adapter::merged(source, opened)?))
 }
 
-/// The chat template that the last of the adapters with one was trained with, where it is another than the model's.
+/// The chat template that the last of the adapters with one was trained with.
 pub(crate) fn template_of(adapters: &[PathBuf]) -> Result<Option<String>> {
     for path in adapters.iter().rev() {
-        let file = path.join(ADAPTER_TEMPLATE);
-        if file.is_file() {
-            return Ok(Some(std::fs::read_to_string(&file).with_context(|| file.display().to_string())?));
-        }
-        if path.is_file()
-            && let Some(template) = Gguf::open(path)?.metadata().str(CHAT_TEMPLATE)
-        {
-            return Ok(Some(template.to_owned()));
+        if let Some(template) = allod_models::adapter::template(path)? {
+            return Ok(Some(template));
         }
     }
     Ok(None)

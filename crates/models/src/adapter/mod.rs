@@ -10,7 +10,7 @@ pub use merge::{Merged, merged};
 pub use modules::{Module, module_names, modules, whole};
 
 use crate::{Error, arch, hf::Heads, hf::Hf};
-use allod_formats::{WeightSource, codec};
+use allod_formats::{Gguf, WeightSource, codec};
 use allod_plan::Lora;
 use allod_tensor::Tensor;
 use serde_json::Value as Json;
@@ -23,6 +23,23 @@ use std::path::Path;
 /// cannot be applied.
 pub fn open(path: &Path, base: &dyn WeightSource) -> Result<Lora, Error> {
     if path.is_dir() { peft::open(path, base) } else { gguf::open(path, base) }
+}
+
+/// The file of an adapter's folder with the chat template that it was trained with.
+pub const TEMPLATE: &str = "chat_template.jinja";
+
+/// The chat template that an adapter was trained with, where it brings one: [`TEMPLATE`] in a folder,
+/// `tokenizer.chat_template` in a GGUF file.
+///
+/// # Errors
+/// [`Error::Formats`] for what cannot be read.
+pub fn template(path: &Path) -> Result<Option<String>, Error> {
+    if path.is_file() {
+        return Ok(Gguf::open(path)?.metadata().str("tokenizer.chat_template").map(str::to_owned));
+    }
+    let file = path.join(TEMPLATE);
+    let text = file.is_file().then(|| std::fs::read_to_string(&file)).transpose();
+    Ok(text.map_err(|source| allod_formats::Error::Io { path: file, source })?)
 }
 
 /// What the layouts of a base model depend on.

@@ -59,7 +59,7 @@ pub(crate) async fn load(State(app): State<Arc<App>>, headers: HeaderMap, body: 
     if let Some(path) = taken.as_ref().and_then(|(_, old)| old.adapter.as_deref()) {
         app.models.drop_adapter(path);
     }
-    let spec = Spec::adapted(&spec, &base, form.lora_path.clone());
+    let spec = Spec::adapted(&spec, &base, form.lora_path.clone()).map_err(|e| ApiError::field("lora_path", e))?;
     let lease = app.models.lease_entry(name.clone(), Arc::new(spec.clone()), Purpose::Text).await?;
     drop(lease);
     write(&app.models.catalog).insert(name, spec);

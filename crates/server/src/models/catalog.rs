@@ -68,17 +68,23 @@ impl Spec {
         }
     }
 
-    /// `base` seen through an adapter, as a model of its own. Both share one engine.
-    pub fn adapted(base: &Spec, base_name: &str, adapter: PathBuf) -> Spec {
+    /// `base` seen through an adapter, as a model of its own. Both share one engine; conversations go through the
+    /// template that the adapter was trained with.
+    ///
+    /// # Errors
+    /// The adapter's template cannot be read.
+    pub fn adapted(base: &Spec, base_name: &str, adapter: PathBuf) -> Result<Spec, allod_models::Error> {
         let modified = std::fs::metadata(&adapter).and_then(|m| m.modified()).unwrap_or(base.modified);
-        Spec {
+        let template = allod_models::adapter::template(&adapter)?.or_else(|| base.template.clone());
+        Ok(Spec {
             adapter: Some(adapter),
+            template,
             aliases: Vec::new(),
             parent: Some(base_name.to_owned()),
             modelfile: None,
             modified,
             ..base.clone()
-        }
+        })
     }
 
     /// Bytes of its file or folder.
@@ -122,7 +128,7 @@ impl Catalog {
         let refused = |e: String| format!("adapter {name}: {e}");
         let source = spec.origin.open().map_err(|e| refused(e.to_string()))?;
         allod_models::adapter::open(&adapter, &*source).map_err(|e| refused(e.to_string()))?;
-        let spec = Spec::adapted(&spec, base, adapter);
+        let spec = Spec::adapted(&spec, base, adapter).map_err(|e| refused(e.to_string()))?;
         self.insert(name, spec);
         Ok(())
     }

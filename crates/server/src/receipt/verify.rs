@@ -165,7 +165,8 @@ async fn again(server: &Server, lease: Lease, told: &Receipt) -> Result<Receipt,
 
 /// Templates of the model can be told from others; one that came with the request cannot be checked.
 fn known(lease: &Lease, template: &str) -> Result<(), VerifyError> {
-    let own = lease.templates.digests();
+    let mut own = lease.templates.digests();
+    own.extend(lease.spec.template.as_deref().map(super::text_digest));
     if template.starts_with("request:") || own.iter().any(|digest| digest == template) {
         return Ok(());
     }

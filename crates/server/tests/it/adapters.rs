@@ -87,3 +87,22 @@ fn adapters_are_models_that_share_their_bases_engine() {
     assert_eq!(served.post("/v1/load_lora_adapter", &replaced).status, 200);
     assert_eq!(text("two"), alone[2]);
 }
+
+#[test]
+fn conversations_go_through_the_template_that_an_adapter_was_trained_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tuned");
+    let source = Gguf::open(stories()).unwrap();
+    adapter(&path, 1, source.info("blk.0.attn_q.weight").unwrap().shape[0]);
+    std::fs::write(path.join("chat_template.jinja"), "{% for m in messages %}<{{ m.content }}>{% endfor %}").unwrap();
+    let mut settings = settings(&[("stories", stories())]);
+    settings.catalog.insert_adapter("tuned", path).unwrap();
+    let served = serve_with(settings);
+    let rendered = |model: &str| {
+        let form = json!({ "model": model, "messages": [{ "role": "user", "content": "Once" }] });
+        served.post("/v1/chat/completions/render", &form).json()
+    };
+    let (base, tuned) = (rendered("stories"), rendered("tuned"));
+    assert_eq!(tuned["prompt"], "<Once>");
+    assert_eq!(base["prompt"], "<|endoftext|>A story about Once.\n\n");
+}

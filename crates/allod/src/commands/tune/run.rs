@@ -171,7 +171,7 @@ fn write(job: &Job, tensors: &[TrainedTensor], first: Option<&[TrainedTensor]>) 
     if let Some(template) = template
         && folder.is_dir()
     {
-        let path = folder.join(load::ADAPTER_TEMPLATE);
+        let path = folder.join(allod_models::adapter::TEMPLATE);
         std::fs::write(&path, template)?;
         files.push(path);
     }
