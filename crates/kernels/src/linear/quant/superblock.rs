@@ -186,18 +186,18 @@ superblock!(
     place |round, part| (round, part * 4),
     numbers |at, slab| {
         slab.d[0] = V::halves(at(0));
-        // Scale s has its low half in nibble s of a row's word, its upper two bits in bits 2 s of the row's half word.
-        let (mut first, mut second) = ([0; 64], [0; 64]);
-        let upper = at(2).cast::<[[u8; 2]; 16]>().read();
-        let lower = at(4).cast::<[[u8; 4]; 16]>().read();
-        for (r, (h, l)) in upper.iter().zip(lower).enumerate() {
-            let (h, l) = (u32::from(u16::from_le_bytes(*h)), u32::from_le_bytes(l));
-            let four = |h: u32, l: u32| spread(l, 4, 15) | spread(h, 2, 3) << 4;
-            first[4 * r..][..4].copy_from_slice(&four(h & 0xff, l & 0xffff).to_le_bytes());
-            second[4 * r..][..4].copy_from_slice(&four(h >> 8, l >> 16).to_le_bytes());
+        // Scale s has its lower four bits in nibble s of a row's word, its upper two at 2 s of the row's half word, whose
+        // nibbles are spread over bytes.
+        let mut upper = at(2).cast::<[u16; 16]>().read_unaligned().map(|h| u32::from(u16::from_le(h)));
+        for h in &mut upper {
+            *h = *h & 0xf | (*h & 0xf0) << 4 | (*h & 0xf00) << 8 | (*h & 0xf000) << 12;
         }
-        let scales = [V::load(first.as_ptr()), V::load(second.as_ptr())];
-        put_scales(slab, &scales, 32);
+        let (h, l) = (V::load(upper.as_ptr().cast()), V::load(at(4)));
+        let (even, odd) = (l.bits(0, 15).or(h.bits_up(4, 3)), l.bits(4, 15).or(h.bits_up(2, 0x0c)));
+        for (i, pair) in (0..).zip(slab.scales[..8].as_chunks_mut::<2>().0) {
+            even.widen(i, i, 32).store(&mut pair[0].0);
+            odd.widen(i, i, 32).store(&mut pair[1].0);
+        }
     },
     codes |field, round, g| {
         let q = field(8, round * 4 + g);
@@ -205,9 +205,3 @@ superblock!(
         [low, high, low, high]
     }
 );
-
-/// Four numbers of `bits` bits each to the four bytes of a word.
-#[inline(always)]
-fn spread(v: u32, bits: u32, mask: u32) -> u32 {
-    v & mask | (v >> bits & mask) << 8 | (v >> (2 * bits) & mask) << 16 | (v >> (3 * bits) & mask) << 24
-}
