@@ -22,10 +22,6 @@ macro_rules! panel {
             sums: &mut [Sums],
             done: &mut Done,
         ) {
-            // One row reads weights as fast as memory gives them, which was seen to be faster in loads of half the width.
-            if x.len() == 1 && T::PARTS > 0 {
-                return super::avx2::$name::<T>(slab, panel, x, sums, done);
-            }
             // SAFETY: this tier is chosen only where the machine has its instructions.
             unsafe { $inner::<T>(slab, panel, x, sums, done) }
         }
