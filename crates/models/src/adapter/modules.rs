@@ -108,7 +108,7 @@ pub fn modules(base: &dyn WeightSource, adapter: &Lora) -> Result<BTreeMap<Strin
     let is_dora = adapter.deltas.values().any(|d| d.magnitude.is_some());
     for (name, parts) in &stacks {
         if is_dora {
-            let hint = "PEFT has no DoRA for experts; train without, or merge";
+            let hint = "PEFT has no DoRA in adapters that change experts; train LoRA alone, or merge";
             return Err(Error::Layout(format!("{name}: {hint}")));
         }
         let owner = name.rsplit_once('.').map_or(name.as_str(), |(owner, _)| owner);
