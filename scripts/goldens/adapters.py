@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 TESTS = Path(__file__).parents[2] / "crates/models/tests"
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 CASES = {
     "llama-lora": dict(
@@ -28,6 +29,11 @@ CASES = {
     "qwen3-dora": dict(r=4, lora_alpha=8, use_dora=True, target_modules=LLAMA),
     "phi3-lora": dict(r=4, lora_alpha=8, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
     "gpt2-lora": dict(r=4, lora_alpha=8, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True),
+    "qwen3_moe-experts": dict(
+        r=3, lora_alpha=6, target_modules=["q_proj"], target_parameters=[*EXPERTS, "mlp.gate.weight"],
+        rank_pattern={"experts.gate_up_proj": 4}, alpha_pattern={"experts.gate_up_proj": 5, "gate.weight": 9},
+    ),
+    "gpt_oss-experts": dict(r=2, lora_alpha=6, use_rslora=True, target_modules=["o_proj"], target_parameters=EXPERTS),
     "gpt_neox-dora": dict(r=4, lora_alpha=8, use_dora=True, target_modules=["query_key_value", "dense_h_to_4h"]),
 }
 
@@ -50,7 +56,9 @@ def make(name, config):
     model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)
     config = json.loads((out / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": base.name, "target_modules": sorted(config["target_modules"])}
+    config["base_model_name_or_path"] = base.name
+    for key in ("target_modules", "target_parameters"):
+        config[key] = config[key] and sorted(config[key])
     (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
     save_file({"ids": ids, "logits": logits.contiguous()}, out / "golden.safetensors")
     if name == "llama-lora":

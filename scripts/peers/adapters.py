@@ -6,8 +6,8 @@ ALLOD is a release build of the binary, BASE a folder of a small model in Transf
 variant is trained for a few steps with a high learning rate, then loaded by PEFT (the folder) and by llama.cpp
 (adapter.gguf), and merged by `allod convert --adapter`. The logits of `allod logits` on the merged model are what the
 others are held against: by a share of their spread (highest less lowest) of at most NEAR with PEFT, which adds in f32 as
-we do, and FAR with llama.cpp, which reads some functions from tables. Experts are trained on small random models, whose
-adapters only llama.cpp reads. Versions it was run with: peft 0.21.2, transformers 5.23.0, llama-cpp-python 0.3.36.
+we do, and FAR with llama.cpp, which reads some functions from tables. Experts are trained on small random models, of which
+llama.cpp reads those in LLAMA_CPP. Versions it was run with: peft 0.21.2, transformers 5.23.0, llama-cpp-python 0.3.36.
 """
 
 import json
@@ -36,7 +36,23 @@ VARIANTS = {
     "embeddings": ["--whole", "token_embd"],
     "norms": ["--whole", "attn_norm", "--target", "q_proj"],
 }
-EXPERTS = ["mixtral", "qwen3_moe"]
+ALL = ["--target", "all-experts", "--rank", "4"]
+BOTH = [*ALL, "--target", "all-linear"]
+# By golden model, and what tells variants of it apart.
+EXPERTS = {
+    "mixtral": BOTH,
+    "qwen3_moe": BOTH,
+    "qwen3_moe/gates": ["--target", "ffn_gate_exps", "--rank", "4", "--rslora"],
+    "qwen3_moe/some": ["--target", "blk.1.ffn_up_exps", "--target", "blk.2.ffn_down_exps", "--target", "ffn_gate_inp"],
+    "mixtral/routers": ["--target", "blk.1.ffn_gate_inp", "--target", "blk.0.ffn_gate_exps"],
+    "granitemoehybrid/routers": ["--target", "ffn_gate_inp", "--target", "blk.1.ffn_down_exps"],
+    "deepseek_v2/dense": ["--target", "all-linear"],
+    "qwen3_moe/pissa": [*BOTH, "--init", "pissa", "--rslora"],
+    **{name: BOTH for name in ("olmoe", "gpt_oss", "deepseek_v2", "afmoe", "gemma4_text-moe")},
+    # Of these some linear modules have no adapters in PEFT, or only parts of them.
+    **{name: ALL for name in ("qwen2_moe", "qwen3_next", "granitemoehybrid", "jamba", "nemotron_h-moe")},
+}
+LLAMA_CPP = ["mixtral", "qwen3_moe"]
 TEXTS = ["The cat sat on the mat.", "A dog ran far away.", "Once upon a time", "He said: hello!", "They went home again."]
 
 
@@ -73,7 +89,7 @@ def compare(name, who, theirs, expected, bound):
     apart = float(np.abs(theirs - expected).max() / spread)
     same = float((theirs.argmax(-1) == expected.argmax(-1)).mean())
     verdict = "ok" if apart <= bound else "DIFFERENT"
-    print(f"{name:12} {who:10} {apart:.1e} of the spread, {100 * same:.0f} % of greedy tokens the same: {verdict}", flush=True)
+    print(f"{name:24} {who:10} {apart:.1e} of the spread, {100 * same:.0f} % of greedy tokens the same: {verdict}", flush=True)
     return apart <= bound
 
 
@@ -93,7 +109,7 @@ def variant(allod, base, name, folder):
     ids = AutoTokenizer.from_pretrained(base)(" ".join(TEXTS))["input_ids"][:48]
     expected = ours(allod, merged, ids, folder)
     theirs, bare = peft(base, out / "adapter", ids)
-    print(f"{name:12} moved logits by {np.abs(expected - bare).max():.2f}")
+    print(f"{name:24} moved logits by {np.abs(expected - bare).max():.2f}")
     good = compare(name, "PEFT", theirs, expected, NEAR)
     adapter = out / "adapter.gguf"
     if name in ("embeddings", "norms"):
@@ -105,7 +121,8 @@ def variant(allod, base, name, folder):
     return compare(name, "merged", llama_cpp(merged, None, ids), expected, FAR) and good
 
 
-def experts(allod, name, folder):
+def experts(allod, variant, folder):
+    name, folder = variant.split("/")[0], folder / variant.replace("/", "-")
     base = folder / name
     shutil.copytree(GOLDENS / name, base)
     size = json.loads((base / "config.json").read_text())["vocab_size"]
@@ -121,13 +138,17 @@ def experts(allod, name, folder):
     rows = [[1 + (7 * i * j + j) % (size - 1) for j in range(1, 20)] for i in range(1, 7)]
     data.write_text("\n".join(json.dumps({"input_ids": r, "labels": r}) for r in rows))
     call(allod, "convert", base, "--type", "F32", "-o", plain)
-    tune(allod, base, data, out, ["--target", "all-experts", "--target", "all-linear", "--rank", "4"])
+    tune(allod, base, data, out, EXPERTS[variant])
     merged = folder / f"{name}-merged.gguf"
     call(allod, "convert", plain, "--adapter", out / "adapter.gguf", "-o", merged)
     ids = rows[2]
-    expected, bare = ours(allod, merged, ids, folder), ours(allod, plain, ids, folder)
-    print(f"{name:12} moved logits by {np.abs(expected - bare).max():.2f}")
-    return compare(name, "llama.cpp", llama_cpp(plain, out / "adapter.gguf", ids), expected, FAR)
+    expected = ours(allod, merged, ids, folder)
+    theirs, bare = peft(base, out / "adapter", ids)
+    print(f"{variant:24} moved logits by {np.abs(expected - bare).max():.2f}")
+    good = compare(variant, "PEFT", theirs, expected, NEAR)
+    if variant in LLAMA_CPP:
+        good = compare(variant, "llama.cpp", llama_cpp(plain, out / "adapter.gguf", ids), expected, FAR) and good
+    return good
 
 
 def main(allod, base, *names):

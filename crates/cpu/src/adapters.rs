@@ -68,7 +68,11 @@ impl Adapters {
         }
         let mut loaded = Loaded::default();
         for (name, delta) in &adapter.deltas {
-            let unknown = || AdapterError::UnknownWeight { name: name.clone() };
+            let is_stack = |p: &&allod_plan::ParamInfo| p.name == *name && p.shape.len() == 3;
+            let unknown = || match plan.params().iter().find(is_stack) {
+                Some(stack) => AdapterError::Experts { name: stack.name.clone() },
+                None => AdapterError::UnknownWeight { name: name.clone() },
+            };
             let (param, is_table) = find(plan, name).ok_or_else(unknown)?;
             let &[rows, columns] = &plan.param(param).shape[..] else { return Err(unknown()) };
             if is_table {

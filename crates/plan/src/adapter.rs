@@ -161,6 +161,14 @@ pub enum AdapterError {
         /// The weight.
         name: String,
     },
+    /// The adapter changes a stack of experts, which runs as it is.
+    #[error(
+        "the adapter changes the experts {name}, which must be merged: `allod convert BASE --adapter ADAPTER -o OUT`"
+    )]
+    Experts {
+        /// The stack.
+        name: String,
+    },
     /// The adapter's matrices do not fit the weight: it belongs to another base model.
     #[error(
         "the adapter's {what} for {name} has {found} elements, this model needs {expected}; it was made for another base model"

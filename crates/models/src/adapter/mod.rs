@@ -5,11 +5,15 @@ mod gguf;
 mod merge;
 mod modules;
 mod peft;
+mod stacks;
 
 pub use merge::{Merged, merged};
 pub use modules::{Module, module_names, modules, whole};
 
-use crate::{Error, arch, hf::Heads, hf::Hf};
+use crate::{
+    Error, arch,
+    hf::{Heads, Hf, Match, PREFIXES, matches},
+};
 use allod_formats::{Gguf, WeightSource, codec};
 use allod_plan::Lora;
 use allod_tensor::Tensor;
@@ -49,6 +53,12 @@ fn heads(base: &dyn WeightSource) -> Heads {
     let mut hf = Hf::new(base.origin(), arch, Json::Null);
     hf.meta = base.metadata().clone();
     hf.heads()
+}
+
+/// Matches a name of Transformers with any prefix.
+fn matched(pattern: &str, full: &str) -> Option<Match> {
+    let bare = PREFIXES.iter().find_map(|p| full.strip_prefix(p)).unwrap_or(full);
+    matches(pattern, bare).or_else(|| matches(pattern, full))
 }
 
 fn numbers(name: &str, t: &Tensor) -> Result<Vec<f32>, Error> {

@@ -3,13 +3,15 @@
 //! its columns reorders those of `A`.
 
 use super::{
-    heads, key,
+    heads, key, matched,
     merge::{HEAD, TABLE},
     numbers,
+    stacks::{WRAPPER, drop_idle, parameters, rows_of_stack, used},
+    transposed,
 };
 use crate::{
     Arch, Error, arch,
-    hf::{Fix, Heads, PREFIXES, matches, rebuild},
+    hf::{Fix, Heads, rebuild},
 };
 use allod_formats::{Safetensors, WeightSource, json};
 use allod_plan::{Delta, Lora};
@@ -25,7 +27,6 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// Fields that ask for more than low-rank changes of matrices.
 const OTHER_CHANGES: &[&str] = &[
     "trainable_token_indices",
-    "target_parameters",
     "layer_replication",
     "lora_bias",
     "alora_invocation_tokens",
@@ -54,7 +55,7 @@ pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error
     let files = Safetensors::open(folder.join(WEIGHTS))?;
     let modules = modules(&folder.join(WEIGHTS), &files)?;
     let name = base.metadata().str("general.architecture").unwrap_or_default();
-    let knows_all = |arch: &&&Arch| modules.keys().all(|module| !named(arch, module).is_empty());
+    let knows_all = |arch: &&&Arch| modules.keys().all(|m| !named(arch, &config.weight(arch, m)).is_empty());
     let candidates: Vec<&&Arch> = arch::ALL.iter().filter(|arch| arch.gguf == name).collect();
     let Some(arch) = candidates.iter().copied().find(knows_all).or(candidates.first().copied()) else {
         return Err(Error::UnknownArchitecture {
@@ -66,20 +67,33 @@ pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error
     let heads = heads(base);
     let mut adapter = Lora::default();
     for (module, parts) in &modules {
-        let names = named(arch, module);
+        let weight = config.weight(arch, module);
+        let names = named(arch, &weight);
         if names.is_empty() {
             let origin = folder.display().to_string();
             return Err(Error::UnknownTensor { origin, name: module.clone(), arch: arch.gguf });
         }
+        let is_stack = !weight.ends_with(".weight");
+        let mut deltas = BTreeMap::new();
         for (gguf, fix) in names {
             if let Some(whole) = &parts.whole {
                 let plain = Tensor::from_f32(whole.shape.clone(), &numbers(module, whole)?);
                 adapter.whole.insert(gguf, numbers(module, &fix.apply(plain, heads)?)?.into());
             } else {
-                let delta = delta(folder, module, parts, fix, heads, &config)?;
-                adapter.deltas.insert(gguf, delta);
+                let experts = base.info(&gguf).filter(|i| is_stack && i.shape.len() == 3).map(|i| i.shape[0]);
+                if is_stack && experts.is_none() {
+                    let expected = "stacks of experts and weights of modules in target_parameters";
+                    return Err(key(folder, module, expected, weight));
+                }
+                let fix = if is_stack { rows_of_stack(arch, &weight, fix)? } else { fix };
+                let scale = |rank| config.scale(folder, &weight, rank);
+                deltas.insert(gguf, delta(folder, module, parts, fix, heads, experts, scale)?);
             }
         }
+        if is_stack {
+            drop_idle(&mut deltas);
+        }
+        adapter.deltas.extend(deltas);
     }
     if adapter.deltas.is_empty() && adapter.whole.is_empty() {
         return Err(key(folder, WEIGHTS, "tensors MODULE.lora_A.weight and MODULE.lora_B.weight", "none"));
@@ -99,12 +113,10 @@ pub(super) fn open(folder: &Path, base: &dyn WeightSource) -> Result<Lora, Error
     Ok(adapter)
 }
 
-/// The weights that a module holds under GGUF's names, and what differs in layout.
-fn named(arch: &Arch, module: &str) -> Vec<(String, Fix)> {
-    let full = format!("{module}.weight");
-    let bare = PREFIXES.iter().find_map(|p| full.strip_prefix(p)).unwrap_or(&full);
+/// What GGUF calls `weight`, or its parts, and what differs in layout.
+fn named(arch: &Arch, weight: &str) -> Vec<(String, Fix)> {
     let found = arch.names().filter_map(|name| {
-        let m = matches(name.hf, bare).or_else(|| matches(name.hf, &full))?;
+        let m = matched(name.hf, weight)?;
         let gguf = format!("{}{}", name.gguf.replacen("{}", &m.layer, 1), m.ending);
         (!name.gguf.is_empty() && m.expert.is_none()).then_some((gguf, name.fix))
     });
@@ -142,19 +154,35 @@ fn modules(path: &Path, files: &Safetensors) -> Result<BTreeMap<String, Module>,
     Ok(modules)
 }
 
-fn delta(folder: &Path, module: &str, parts: &Module, fix: Fix, heads: Heads, config: &Config) -> Result<Delta, Error> {
+/// The change that `parts` are of a matrix, or of a stack of so many `experts`: then the rows of `A` are `[expert, rank]`,
+/// the columns of `B` `[rank, expert]`.
+fn delta(
+    folder: &Path,
+    module: &str,
+    parts: &Module,
+    fix: Fix,
+    heads: Heads,
+    experts: Option<usize>,
+    scale: impl Fn(usize) -> Result<f32, Error>,
+) -> Result<Delta, Error> {
     let (Some(a), Some(b)) = (&parts.a, &parts.b) else {
         return Err(key(folder, module, "lora_A and lora_B", "one of them"));
     };
-    let (&[rank, _], &[_, columns]) = (&a.shape[..], &b.shape[..]) else {
+    let (&[all, width], &[rows, columns]) = (&a.shape[..], &b.shape[..]) else {
         return Err(key(folder, module, "two matrices", format!("{:?} and {:?}", a.shape, b.shape)));
     };
-    if rank == 0 || rank != columns {
+    let rank = all.checked_div(experts.unwrap_or(1)).unwrap_or(0);
+    if rank == 0 || all != columns || rank * experts.unwrap_or(1) != all {
         let found = format!("{:?} and {:?}", a.shape, b.shape);
-        return Err(key(folder, module, "lora_A [rank × in] and lora_B [out × rank]", found));
+        let stack = experts.map(|n| format!("lora_A [{n} · rank × in] and lora_B [out × rank · {n}]"));
+        let expected = stack.as_deref().unwrap_or("lora_A [rank × in] and lora_B [out × rank]");
+        return Err(key(folder, module, expected, found));
     }
     let plain = |t: &Tensor| Ok::<_, Error>(Tensor::from_f32(t.shape.clone(), &numbers(module, t)?));
     let (mut a, mut b) = (plain(a)?, plain(b)?);
+    if let Some(n) = experts {
+        b = Tensor::from_f32(vec![n, rows, rank], &transposed(&numbers(module, &b)?, n));
+    }
     let mut magnitude = parts.magnitude.as_ref().map(plain).transpose()?;
     if let Some(m) = &mut magnitude {
         let count = m.shape.iter().product();
@@ -166,6 +194,7 @@ fn delta(folder: &Path, module: &str, parts: &Module, fix: Fix, heads: Heads, co
             // A and B say what is in and what is out, however the weight is stored.
             Fix::None | Fix::Transpose => {}
             Fix::TileColumns => a = step.apply(a, heads)?,
+            Fix::Every { .. } if experts.is_some() => b = step.apply(b, heads)?,
             Fix::InterleaveQ
             | Fix::InterleaveK
             | Fix::QkvByHead
@@ -180,18 +209,19 @@ fn delta(folder: &Path, module: &str, parts: &Module, fix: Fix, heads: Heads, co
             _ => return Err(key(folder, module, "a weight that keeps its form", "one that is taken apart")),
         }
     }
-    let values = |t: &Tensor| Ok::<std::sync::Arc<[f32]>, Error>(numbers(module, t)?.into());
-    Ok(Delta {
-        rank,
-        a: values(&a)?,
-        b: values(&b)?,
-        scale: config.scale(folder, module, rank)?,
-        magnitude: magnitude.as_ref().map(values).transpose()?,
-    })
+    let (scale, mut a, mut b) = (scale(rank)?, numbers(module, &a)?, numbers(module, &b)?);
+    let mut left = rank;
+    if experts.is_some() {
+        (left, a, b) = used(rank, a, b, width);
+    }
+    let magnitude = magnitude.map(|m| numbers(module, &m)).transpose()?.map(Into::into);
+    Ok(Delta { rank: left, a: a.into(), b: b.into(), scale, magnitude })
 }
 
-/// What `adapter_config.json` says about how strong the change is.
+/// What `adapter_config.json` says about how strong the change is, and of what.
 struct Config {
+    /// Ends of names of parameters that are changed (`target_parameters`).
+    parameters: Vec<String>,
     alpha: f32,
     alphas: Vec<(Regex, f32)>,
     by_root: bool,
@@ -231,11 +261,34 @@ impl Config {
             alphas.push((regex, value));
         }
         let flag = |name: &str| config.get(name).and_then(Json::as_bool).unwrap_or(false);
-        Ok(Config { alpha, alphas, by_root: flag("use_rslora"), keeps_ties: flag("ensure_weight_tying") })
+        let mut parameters = Vec::new();
+        for name in config.get("target_parameters").and_then(Json::as_array).into_iter().flatten() {
+            let name = name.as_str().ok_or_else(|| key(&path, "target_parameters", "names of parameters", name))?;
+            parameters.push(name.to_owned());
+        }
+        let (by_root, keeps_ties) = (flag("use_rslora"), flag("ensure_weight_tying"));
+        Ok(Config { parameters, alpha, alphas, by_root, keeps_ties })
+    }
+
+    /// The tensor of the base that the matrices of `module` change: its weight, or the one of its parameters that PEFT
+    /// wrapped at this depth; the first that the class declares is innermost.
+    fn weight(&self, arch: &Arch, module: &str) -> String {
+        let owner = module.trim_end_matches(WRAPPER);
+        let depth = (module.len() - owner.len()) / WRAPPER.len();
+        let changed = parameters(arch, owner).into_iter().filter(|name| self.is_parameter(name));
+        changed.rev().nth(depth).unwrap_or_else(|| format!("{module}.weight"))
+    }
+
+    /// True for a parameter that `target_parameters` names.
+    fn is_parameter(&self, full: &str) -> bool {
+        let names = |end: &String| full.strip_suffix(end.as_str()).is_some_and(|s| s.is_empty() || s.ends_with('.'));
+        self.parameters.iter().any(names)
     }
 
     /// alpha / r, or alpha / √r (rsLoRA).
-    fn scale(&self, folder: &Path, module: &str, rank: usize) -> Result<f32, Error> {
+    fn scale(&self, folder: &Path, weight: &str, rank: usize) -> Result<f32, Error> {
+        // PEFT goes by the name of the parameter where that is what it was given, else by that of the module.
+        let module = weight.strip_suffix(".weight").filter(|_| !self.is_parameter(weight)).unwrap_or(weight);
         let own = self.alphas.iter().find(|(pattern, _)| pattern.is_match(module));
         let alpha = own.map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = rank as f32;

@@ -31,6 +31,11 @@ const NAMES: &[Name] = &[
     fixed("blk.{}.ffn_gate_exps", "layers.{}.block_sparse_moe.input_linear", GATE),
     fixed("blk.{}.ffn_up_exps", "layers.{}.block_sparse_moe.input_linear", UP),
     same("blk.{}.ffn_down_exps", "layers.{}.block_sparse_moe.output_linear"),
+    // As Transformers' class holds them.
+    fixed("blk.{}.ffn_gate_exps.weight", "layers.{}.block_sparse_moe.experts.gate_up_proj", GATE),
+    fixed("blk.{}.ffn_up_exps.weight", "layers.{}.block_sparse_moe.experts.gate_up_proj", UP),
+    same("blk.{}.ffn_down_exps.weight", "layers.{}.block_sparse_moe.experts.down_proj"),
+    same("blk.{}.ffn_gate_inp", "layers.{}.block_sparse_moe.router"),
     fixed("blk.{}.ffn_gate_shexp", "layers.{}.shared_mlp.input_linear", GATE),
     fixed("blk.{}.ffn_up_shexp", "layers.{}.shared_mlp.input_linear", UP),
     same("blk.{}.ffn_down_shexp", "layers.{}.shared_mlp.output_linear"),

@@ -111,13 +111,19 @@ fn wholes(source: &dyn WeightSource, back: &Back, plain: DType) -> Result<IndexM
 
 /// The name in the folder, with `{e}` where experts are stored one by one, and what was done to the layout.
 pub(crate) fn folder_name(back: &Back, name: &str) -> Option<(String, Fix)> {
+    folder_names(back, name).next()
+}
+
+/// All names that folders have for it, the usual one first.
+pub(crate) fn folder_names(back: &Back, name: &str) -> impl Iterator<Item = (String, Fix)> {
     // Later tables override earlier ones; within one the first name is the usual one.
     let names = back.arch.names.iter().rev().flat_map(|table| table.iter()).filter(|n| !n.gguf.is_empty());
-    let mut found = names.filter_map(|n| Some((n, matches(&back.renamed(n.gguf), name)?)));
-    let (n, m) = found.next()?;
-    let prefix = if n.gguf == "output" { "" } else { back.prefix };
-    let fix = if m.ending == ".bias" { n.fix.of_bias() } else { n.fix };
-    Some((format!("{prefix}{}{}", n.hf.replacen("{}", &m.layer, 1), m.ending), fix))
+    names.filter_map(move |n| {
+        let m = matches(&back.renamed(n.gguf), name)?;
+        let prefix = if n.gguf == "output" { "" } else { back.prefix };
+        let fix = if m.ending == ".bias" { n.fix.of_bias() } else { n.fix };
+        Some((format!("{prefix}{}{}", n.hf.replacen("{}", &m.layer, 1), m.ending), fix))
+    })
 }
 
 impl Piece {

@@ -5,7 +5,7 @@ mod folder;
 mod gguf;
 mod view;
 
-pub(crate) use folder::folder_name;
 pub use folder::{FolderOptions, to_safetensors};
+pub(crate) use folder::{folder_name, folder_names};
 pub use gguf::{GgufOptions, to_gguf};
 pub use view::AsGguf;

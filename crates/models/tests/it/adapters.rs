@@ -2,8 +2,15 @@
 
 use crate::golden::{Golden, TOLERANCE, read};
 use allod_cpu::{Cpu, KvType, Options, Pool};
-use allod_formats::{Metadata, WeightSource};
-use allod_models::{Error, adapter, convert, model, open_source};
+use allod_formats::{
+    Metadata, WeightSource,
+    safetensors::{Dtype, Writer},
+};
+use allod_models::{
+    Error, adapter,
+    convert::{self, GgufOptions},
+    model, open_source,
+};
 use allod_plan::{Backend, Lora, PAGE, SeqRows, Step};
 use allod_tensor::DType;
 use std::{path::PathBuf, sync::Arc};
@@ -107,6 +114,67 @@ fn logits_are_those_of_peft() {
         assert_eq!(adapter::open(&folder("adapters", name), &*gguf()).unwrap(), adapter, "{name}");
         assert_eq!(run(gguf(), &ids, &[&adapter], &through, 32), all, "{name}");
     }
+}
+
+#[test]
+fn changes_of_experts_are_those_of_peft() {
+    for name in ["qwen3_moe-experts", "gpt_oss-experts"] {
+        let Golden { ids, rows, .. } = read(folder("adapters", name));
+        let from_folder = open_source(&base(name)).unwrap();
+        // Wide enough for what is added to it.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("base.gguf");
+        let wide = GgufOptions { matrices: Some(DType::F32), ..Default::default() };
+        convert::to_gguf(&*from_folder, &Metadata::default(), &path, &wide).unwrap();
+        let gguf = || open_source(&path).unwrap();
+        let adapter = adapter::open(&folder("adapters", name), &*gguf()).unwrap();
+        assert_eq!(adapter::open(&folder("adapters", name), &*from_folder).unwrap(), adapter, "{name}");
+
+        let through = vec![0; ids.len()];
+        assert!(distance(&run(gguf(), &ids, &[], &through, 32), &rows) > 0.05, "{name} changes too little");
+        let merged = adapter::merged(gguf(), vec![adapter.clone()]).unwrap();
+        let far = distance(&run(Box::new(merged), &ids, &[], &through, 32), &rows);
+        assert!(far <= TOLERANCE, "{name}: {far:e}");
+
+        let m = model(gguf(), Some(8)).unwrap();
+        let mut cpu = Cpu::new(&m.plan, &*m.source, Arc::new(Pool::new(1)), &Options::default()).unwrap();
+        let error = cpu.load_adapter(1, &adapter).unwrap_err().to_string();
+        assert!(error.contains("ffn_down_exps") && error.contains("must be merged"), "{error}");
+    }
+}
+
+#[test]
+fn odd_changes_of_experts_are_named() {
+    let from = folder("adapters", "gpt_oss-experts");
+    let base = open_source(&base("gpt_oss-experts")).unwrap();
+    let config = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let open = |config: &str| {
+        std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
+        adapter::open(dir.path(), &*base).unwrap_err().to_string()
+    };
+    std::fs::copy(from.join("adapter_model.safetensors"), dir.path().join("adapter_model.safetensors")).unwrap();
+    // Two wrappers, of which one has no parameter; a vector for each expert; no name.
+    let error = open(&config.replace("mlp.experts.down_proj", "mlp.experts.other"));
+    assert!(error.contains("experts.base_layer"), "{error}");
+    let error = open(&config.replace("mlp.experts.down_proj", "mlp.experts.down_proj_bias"));
+    assert!(error.contains("stacks of experts") && error.contains("down_proj_bias"), "{error}");
+    let error = open(&config.replace(r#""mlp.experts.down_proj""#, "7"));
+    assert!(error.contains("target_parameters"), "{error}");
+
+    // Ranks that are no multiple of the experts.
+    let at = "base_model.model.model.layers.0.mlp.experts";
+    let values = [0u8; 4 * 64 * 6];
+    let shapes = [(format!("{at}.lora_A.weight"), vec![6, 32]), (format!("{at}.lora_B.weight"), vec![64, 6])];
+    let tensors = shapes.iter().map(|(name, shape)| (name.clone(), Dtype::F32, shape.clone()));
+    let mut writer =
+        Writer::create(dir.path().join("adapter_model.safetensors"), tensors, &Default::default(), None).unwrap();
+    for (name, shape) in &shapes {
+        writer.append(name, &values[..4 * shape.iter().product::<usize>()]).unwrap();
+    }
+    writer.finish().unwrap();
+    let error = open(&config);
+    assert!(error.contains("4 · rank × in") && error.contains("[6, 32]"), "{error}");
 }
 
 #[test]

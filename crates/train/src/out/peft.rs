@@ -5,10 +5,10 @@ use allod_formats::{
     WeightSource,
     safetensors::{Dtype, Writer},
 };
-use allod_models::adapter::Module;
+use allod_models::adapter::{Module, module_names, modules, whole};
 use allod_plan::Lora;
 use indexmap::IndexMap;
-use serde_json::json;
+use serde_json::{Map, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -26,18 +26,16 @@ pub fn write_peft(
     train: &TrainConfig,
     is_value_head: bool,
 ) -> Result<Vec<PathBuf>, Error> {
-    let modules = allod_models::adapter::modules(base, adapter)?;
-    let whole: Vec<(String, Vec<usize>, Vec<f32>)> = adapter
-        .whole
-        .iter()
-        .map(|(name, values)| allod_models::adapter::whole(base, name, values))
-        .collect::<Result<_, _>>()?;
+    let modules = modules(base, adapter)?;
+    let whole: Vec<(String, Vec<usize>, Vec<f32>)> =
+        adapter.whole.iter().map(|(name, values)| whole(base, name, values)).collect::<Result<_, _>>()?;
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
-    for (name, m) in &modules {
-        let key = |ending: &str| format!("base_model.model.{name}.{ending}");
-        tensors.push((key("lora_A.weight"), vec![m.rank, m.a.len() / m.rank.max(1)], &m.a));
-        tensors.push((key("lora_B.weight"), vec![m.b.len() / m.rank.max(1), m.rank], &m.b));
+    for m in modules.values() {
+        let key = |ending: &str| format!("base_model.model.{}.{ending}", m.path);
+        let all = m.rank * m.experts.unwrap_or(1);
+        tensors.push((key("lora_A.weight"), vec![all, m.a.len() / all.max(1)], &m.a));
+        tensors.push((key("lora_B.weight"), vec![m.b.len() / all.max(1), all], &m.b));
         if let Some(magnitude) = &m.magnitude {
             tensors.push((key("lora_magnitude_vector"), vec![magnitude.len()], magnitude));
         }
@@ -59,10 +57,19 @@ pub fn write_peft(
     }
     let mut files = writer.finish()?;
     let saved: Vec<&str> = whole.iter().map(|(name, ..)| name.strip_suffix(".weight").unwrap_or(name)).collect();
-    let rank = modules.values().next().map_or(train.rank, |m| m.rank);
-    let alpha = super::scale(train) * if train.rslora { (rank as f64).sqrt() } else { rank as f64 };
+    let rank = modules.values().map(|m| m.rank).min().unwrap_or(train.rank);
+    let alpha = |rank: usize| {
+        let root = if train.rslora { (rank as f64).sqrt() } else { rank as f64 };
+        number(super::scale(train) * root)
+    };
+    let targets = targets(base, &modules)?;
+    let chosen = |wanted: fn(&Module) -> bool| -> BTreeSet<&String> {
+        targets.iter().filter(|(_, m)| wanted(m)).map(|(target, _)| target).collect()
+    };
+    let parameters = chosen(|m| m.is_parameter);
+    let others = || targets.iter().filter(|(_, m)| m.rank != rank);
     let config = json!({
-        "alpha_pattern": {},
+        "alpha_pattern": others().map(|(target, m)| (target.clone(), alpha(m.rank))).collect::<Map<_, _>>(),
         "auto_mapping": null,
         "base_model_name_or_path": base_name,
         "bias": "none",
@@ -71,15 +78,17 @@ pub fn write_peft(
         "init_lora_weights": true,
         "layers_pattern": null,
         "layers_to_transform": null,
-        "lora_alpha": number(alpha),
-        "lora_dropout": train.dropout,
+        "lora_alpha": alpha(rank),
+        // PEFT cannot train parameters with dropout, and does not load what says so.
+        "lora_dropout": if parameters.is_empty() { train.dropout } else { 0.0 },
         "ensure_weight_tying": is_tied,
         "modules_to_save": (!saved.is_empty()).then_some(saved),
         "peft_type": "LORA",
         "r": rank,
-        "rank_pattern": {},
+        "rank_pattern": others().map(|(target, m)| (target.clone(), m.rank.into())).collect::<Map<_, _>>(),
         "revision": null,
-        "target_modules": targets(base, &modules)?,
+        "target_modules": chosen(|m| !m.is_parameter),
+        "target_parameters": (!parameters.is_empty()).then_some(&parameters),
         "task_type": if is_value_head { "SEQ_CLS" } else { "CAUSAL_LM" },
         "use_dora": modules.values().any(|m| m.magnitude.is_some()),
         "use_rslora": train.rslora,
@@ -90,14 +99,18 @@ pub fn write_peft(
     Ok(files)
 }
 
-/// What names exactly the modules that were trained: their endings where all modules with that ending were, else their
-/// full names, for PEFT would make adapters for the others too.
-fn targets(base: &dyn WeightSource, modules: &BTreeMap<String, Module>) -> Result<Vec<String>, Error> {
-    let ending = |m: &str| m.rsplit('.').next().unwrap_or(m).to_owned();
-    let all = allod_models::adapter::module_names(base)?;
-    let partly: BTreeSet<String> = all.iter().filter(|m| !modules.contains_key(*m)).map(|m| ending(m)).collect();
-    let name = |m: &String| if partly.contains(&ending(m)) { m.clone() } else { ending(m) };
-    Ok(modules.keys().map(name).collect::<BTreeSet<_>>().into_iter().collect())
+/// What names exactly the modules and parameters that were trained: of each name the shortest end that no other has, for
+/// PEFT would make adapters for the others too, and its own names may begin differently.
+fn targets<'m>(
+    base: &dyn WeightSource,
+    modules: &'m BTreeMap<String, Module>,
+) -> Result<Vec<(String, &'m Module)>, Error> {
+    let others: Vec<String> = module_names(base)?.into_iter().filter(|m| !modules.contains_key(m)).collect();
+    let is_own =
+        |end: &&str| !others.iter().any(|o| o.strip_suffix(end).is_some_and(|s| s.is_empty() || s.ends_with('.')));
+    let end = |m: &'m str| m.rmatch_indices('.').map(|(at, _)| &m[at + 1..]).find(is_own).unwrap_or(m);
+    let parameter = |m: &Module| if m.is_parameter && m.experts.is_none() { ".weight" } else { "" };
+    Ok(modules.iter().map(|(name, m)| (end(name).to_owned() + parameter(m), m)).collect())
 }
 
 /// Whole numbers as such: 32, not 32.0.

@@ -52,7 +52,7 @@ pub(crate) fn train(job: Job, resume: bool, json: bool) -> Result<ExitCode> {
     let record = record(&job, &summary, learner.tensors(), &outputs, start.elapsed().as_secs_f64())?;
     record.write(&job.config.output)?;
     metrics::report(&job.config.output, &job.config.output.display().to_string())?;
-    conclude(&job, &summary, &outputs, json)?;
+    conclude(&job, &summary, learner.tensors(), &outputs, json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -216,7 +216,7 @@ fn record(
     })
 }
 
-fn conclude(job: &Job, summary: &Summary, outputs: &[PathBuf], json: bool) -> Result<()> {
+fn conclude(job: &Job, summary: &Summary, tensors: &[TrainedTensor], outputs: &[PathBuf], json: bool) -> Result<()> {
     if json {
         return Ok(());
     }
@@ -228,9 +228,11 @@ fn conclude(job: &Job, summary: &Summary, outputs: &[PathBuf], json: bool) -> Re
     let early = if summary.stopped_early { ", ended early: evaluations no longer improved" } else { "" };
     note(&format!("{} steps, loss {:.4}{early}", summary.steps, summary.loss));
     outputs.iter().for_each(|f| note(&format!("wrote {}", f.display())));
-    let base = job.config.model.display();
     if outputs.iter().any(|f| f.ends_with("adapter_config.json")) {
-        note(&format!("try it: allod run {base} --adapter {}", job.config.output.join("adapter").display()));
+        let (base, adapter) = (job.config.model.display(), job.config.output.join("adapter"));
+        let has_experts = tensors.iter().any(|t| t.role == Role::LoraA && t.shape.len() == 3);
+        let (command, more) = if has_experts { ("convert", " -o merged.gguf") } else { ("run", "") };
+        note(&format!("try it: allod {command} {base} --adapter {}{more}", adapter.display()));
     }
     Ok(())
 }
