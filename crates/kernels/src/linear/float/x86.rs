@@ -10,6 +10,10 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
+/// Input rows with which a tile waits for memory more than for itself; it asks for weights that many bytes ahead.
+const FEW_ROWS: usize = 2;
+const AHEAD: usize = 8 << 10;
+
 const fn width(kind: u8) -> usize {
     if kind == F32 { 4 } else { 2 }
 }
@@ -92,26 +96,41 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
     x: [&[f32]; N],
     sums: &mut [&mut [Sums]; P],
 ) {
-    for (w, sums) in w.into_iter().zip(sums) {
-        let len = w.len() / (ROWS * width(KIND));
-        assert!(x.iter().all(|x| x.len() == len) && sums.len() == N);
-        // SAFETY: columns `0..len` lie in `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
-        unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 2]; N];
+    let len = w[0].len() / (ROWS * width(KIND));
+    assert!(w.iter().all(|other| other.len() == w[0].len()) && x.iter().all(|x| x.len() == len));
+    assert!(sums.iter().all(|sums| sums.len() == N));
+    // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
+    unsafe {
+        let mut acc = [[[_mm256_setzero_ps(); 2]; N]; P];
+        for p in 0..P {
             for t in 0..N {
-                acc[t] = [_mm256_loadu_ps(sums[t].as_ptr()), _mm256_loadu_ps(sums[t].as_ptr().add(8))];
+                let from = sums[p][t].as_ptr();
+                acc[p][t] = [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))];
             }
-            for k in 0..len {
-                let [lo, hi] = load_avx2::<KIND>(w.as_ptr().add(k * ROWS * width(KIND)));
-                for t in 0..N {
-                    let x = _mm256_broadcast_ss(x[t].get_unchecked(k));
-                    acc[t][0] = _mm256_fmadd_ps(lo, x, acc[t][0]);
-                    acc[t][1] = _mm256_fmadd_ps(hi, x, acc[t][1]);
+        }
+        for k in 0..len {
+            let mut column = [[_mm256_setzero_ps(); 2]; P];
+            for p in 0..P {
+                let at = w[p].as_ptr().add(k * ROWS * width(KIND));
+                column[p] = load_avx2::<KIND>(at);
+                if N <= FEW_ROWS {
+                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
                 }
             }
             for t in 0..N {
-                _mm256_storeu_ps(sums[t].as_mut_ptr(), acc[t][0]);
-                _mm256_storeu_ps(sums[t].as_mut_ptr().add(8), acc[t][1]);
+                let x = _mm256_broadcast_ss(x[t].get_unchecked(k));
+                for p in 0..P {
+                    for h in 0..2 {
+                        acc[p][t][h] = _mm256_fmadd_ps(column[p][h], x, acc[p][t][h]);
+                    }
+                }
+            }
+        }
+        for p in 0..P {
+            for t in 0..N {
+                let to = sums[p][t].as_mut_ptr();
+                _mm256_storeu_ps(to, acc[p][t][0]);
+                _mm256_storeu_ps(to.add(8), acc[p][t][1]);
             }
         }
     }
@@ -154,7 +173,11 @@ fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
         for k in 0..len {
             let mut column = [_mm512_setzero_ps(); P];
             for p in 0..P {
-                column[p] = load_avx512::<KIND>(w[p].as_ptr().add(k * ROWS * width(KIND)));
+                let at = w[p].as_ptr().add(k * ROWS * width(KIND));
+                column[p] = load_avx512::<KIND>(at);
+                if N <= FEW_ROWS {
+                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
+                }
             }
             for t in 0..N {
                 let x = _mm512_set1_ps(*x[t].get_unchecked(k));

@@ -224,9 +224,16 @@ pub(super) fn fine(
 /// every few rows costs less than storing and loading them.
 const FEW_ROWS: usize = 32;
 
-/// Whether two panels go faster together than one after the other.
+/// Whether two panels go faster together than one after the other: where the input's broadcasts are what bounds a product,
+/// and where few input rows leave a chain of sums waiting for itself.
 pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
-    isa == Isa::Avx512 && form != Form::Decoded && rows > FEW_ROWS
+    match (isa, form) {
+        (Isa::Avx512, Form::Float) => true,
+        (Isa::Avx512, Form::Fine | Form::Super) => rows > FEW_ROWS,
+        // More rows fill the registers.
+        (Isa::Avx2, Form::Float) => rows <= 3,
+        _ => false,
+    }
 }
 
 macro_rules! dispatch_pair {
