@@ -47,7 +47,7 @@ impl Default for EngineOptions {
             sequences: None,
             rows: 512,
             chunk: 128,
-            delay: 2.0,
+            delay: 1.8,
             outputs: 1,
             queue: 1024,
             prefix_cache: true,
