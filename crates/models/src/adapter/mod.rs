@@ -36,7 +36,7 @@ pub const TEMPLATE: &str = "chat_template.jinja";
 /// `tokenizer.chat_template` in a GGUF file.
 ///
 /// # Errors
-/// [`Error::Formats`] for what cannot be read.
+/// [`Error::File`] for what cannot be read.
 pub fn template(path: &Path) -> Result<Option<String>, Error> {
     if path.is_file() {
         return Ok(Gguf::open(path)?.metadata().str("tokenizer.chat_template").map(str::to_owned));
