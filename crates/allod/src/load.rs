@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::printer::Progress;
 use allod_cpu::{Cpu, Isa, KvType, Options, Pool, Store, UnknownIsa};
 use allod_engine::{Engine, EngineOptions};
-use allod_formats::{Gguf, WeightSource};
+use allod_formats::{Gguf, Value, WeightSource};
 use allod_models::Model;
 use allod_tensor::Bytes;
 use allod_text::Tokenizer;
@@ -122,6 +122,24 @@ pub(crate) fn template_of(adapters: &[PathBuf]) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Entries of metadata from KEY=VALUE: texts, but for the numbers of recommended sampling.
+pub(crate) fn metadata(pairs: &[String]) -> Result<Vec<(String, Value)>> {
+    let entry = |pair: &String| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            Failure::new(format!("--meta {pair} has no value"), "write KEY=VALUE, such as --meta general.license=MIT")
+        })?;
+        let number = value.parse::<f32>().ok().filter(|_| key.starts_with("general.sampling."));
+        let whole = value.parse::<i32>().ok().filter(|_| key.ends_with("top_k") || key.ends_with("last_n"));
+        let value = match (whole, number) {
+            (Some(n), _) => Value::from(n),
+            (None, Some(x)) => Value::from(x),
+            (None, None) => Value::from(value),
+        };
+        Ok((key.to_owned(), value))
+    };
+    pairs.iter().map(entry).collect()
 }
 
 /// The folder that holds a safetensors model and what belongs to it; `None` for models of other kinds.

@@ -39,6 +39,9 @@ pub(crate) struct ConvertArgs {
     /// A LoRA adapter to add to the weights: a PEFT folder or a GGUF adapter. May be given several times
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     adapter: Vec<PathBuf>,
+    /// Further metadata of the GGUF file, or other values in place of the model's. May be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    meta: Vec<String>,
     /// Replace what is there
     #[arg(long)]
     force: bool,
@@ -53,6 +56,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     let dtype = args.dtype.as_deref().map(dtype).transpose()?;
     let split = args.split.as_deref().map(bytes).transpose()?;
     let to_file = args.output.extension().is_some_and(|e| e == "gguf");
+    if !to_file && !args.meta.is_empty() {
+        let message = format!("--meta is for GGUF files, and {} is to be a folder", args.output.display());
+        return Err(Failure::new(message, "name a file that ends in .gguf, or leave --meta out").into());
+    }
     let mut progress = Progress::default();
     progress.show("converting …");
     let files = if to_file {
@@ -63,6 +70,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
         }
         if let Some(template) = load::template_of(&args.adapter)? {
             extra.set(load::CHAT_TEMPLATE, template);
+        }
+        for (key, value) in load::metadata(&args.meta)? {
+            extra.set(key, value);
         }
         let split = split.map_or(Split::Never, Split::Bytes);
         let options = GgufOptions { matrices: dtype, layout: Layout { split, ..Layout::default() } };

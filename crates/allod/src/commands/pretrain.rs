@@ -2,6 +2,7 @@
 
 use super::tune::{Job, fresh, train};
 use crate::failure::Failure;
+use crate::load;
 use crate::printer::note;
 use allod_formats::Value;
 use allod_train::data::{Mask, Source};
@@ -158,20 +159,7 @@ fn begin(args: &PretrainArgs, config: &Config) -> Result<()> {
         }
     };
     size.vocabulary = allod_text::Tokenizer::from_folder(&folder)?.vocab_size();
-    let mut extra: Vec<(String, Value)> = Vec::new();
-    for pair in &args.meta {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Failure::new(format!("--meta {pair} has no value"), "write KEY=VALUE, such as --meta general.license=MIT")
-        })?;
-        let number = value.parse::<f32>().ok().filter(|_| key.starts_with("general.sampling."));
-        let whole = value.parse::<i32>().ok().filter(|_| key.ends_with("top_k") || key.ends_with("last_n"));
-        let value = match (whole, number) {
-            (Some(n), _) => Value::from(n),
-            (None, Some(x)) => Value::from(x),
-            (None, None) => Value::from(value),
-        };
-        extra.push((key.to_owned(), value));
-    }
+    let mut extra = load::metadata(&args.meta)?;
     if let Some(file) = &args.template {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         extra.push(("tokenizer.chat_template".into(), Value::from(text.trim_end())));

@@ -1,6 +1,7 @@
 //! Commands that write models: what they write runs, and says the same.
 
 use super::allod;
+use allod_formats::{Gguf, WeightSource};
 use std::path::Path;
 
 fn text(model: &Path) -> String {
@@ -23,6 +24,20 @@ fn a_folder_becomes_a_file_and_a_folder_again() {
     assert_eq!(done.code, 0, "{}", done.err);
     let again = allod(&["convert", file_arg, "-o", back_arg], "");
     assert!(again.code != 0 && again.err.contains("--force"), "{}", again.err);
+}
+
+#[test]
+fn conversion_writes_the_metadata_that_are_asked_for() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("model.gguf");
+    let convert = |to: &str, meta: &str| allod(&["convert", "default", "-o", to, "--force", "--meta", meta], "");
+    let arg = file.to_str().unwrap();
+    assert_eq!(convert(arg, "general.version=9").code, 0);
+    assert_eq!(Gguf::open(&file).unwrap().metadata().str("general.version"), Some("9"));
+    for (to, meta, told) in [(arg, "general.version", "KEY=VALUE"), ("folder", "a=b", "ends in .gguf")] {
+        let done = convert(to, meta);
+        assert!(done.code != 0 && done.err.contains(told), "{}", done.err);
+    }
 }
 
 #[test]
