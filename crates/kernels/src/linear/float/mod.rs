@@ -64,8 +64,13 @@ fn scalar<const P: usize>(dtype: DType, panels: [&[u8]; P], x: &[&[f32]], mut su
             }
         }
     }
+    hand_over(done, 0, sums);
+}
+
+/// Tells of the rows from `first` on, with one panel or two.
+fn hand_over<const P: usize>(done: &mut Done, first: usize, sums: [&mut [Sums]; P]) {
     let mut sums = sums.into_iter();
-    done(0, sums.next().unwrap_or_default(), sums.next().unwrap_or_default());
+    done(first, sums.next().unwrap_or_default(), sums.next().unwrap_or_default());
 }
 
 fn number(dtype: DType, w: &[u8]) -> f32 {

@@ -61,8 +61,7 @@ macro_rules! tier {
                         _ => unreachable!("chunks are no longer than asked"),
                     }
                     if first + len == cols {
-                        let mut sums = sums.into_iter();
-                        done(i * $most, sums.next().unwrap_or_default(), sums.next().unwrap_or_default());
+                        super::hand_over(done, i * $most, sums);
                     }
                 }
             }
@@ -72,6 +71,19 @@ macro_rules! tier {
 
 tier!(avx2, panel_avx2, tile_avx2, "avx2,fma,f16c", 6, [1 2 3 4 5 6]);
 tier!(avx512, panel_avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", 8, [1 2 3 4 5 6 7 8]);
+
+/// The columns of a tile, which all of its parts must have.
+#[inline]
+fn columns<const N: usize, const P: usize, const KIND: u8>(
+    w: [&[u8]; P],
+    x: [&[f32]; N],
+    sums: &[&mut [Sums]; P],
+) -> usize {
+    let len = w[0].len() / (ROWS * width(KIND));
+    assert!(w.iter().all(|other| other.len() == w[0].len()) && x.iter().all(|x| x.len() == len));
+    assert!(sums.iter().all(|sums| sums.len() == N));
+    len
+}
 
 /// 16 weights of one column, as two vectors of 8.
 #[inline]
@@ -96,9 +108,7 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
     x: [&[f32]; N],
     sums: &mut [&mut [Sums]; P],
 ) {
-    let len = w[0].len() / (ROWS * width(KIND));
-    assert!(w.iter().all(|other| other.len() == w[0].len()) && x.iter().all(|x| x.len() == len));
-    assert!(sums.iter().all(|sums| sums.len() == N));
+    let len = columns::<N, P, KIND>(w, x, sums);
     // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
     unsafe {
         let mut acc = [[[_mm256_setzero_ps(); 2]; N]; P];
@@ -159,9 +169,7 @@ fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
     x: [&[f32]; N],
     sums: &mut [&mut [Sums]; P],
 ) {
-    let len = w[0].len() / (ROWS * width(KIND));
-    assert!(w.iter().all(|other| other.len() == w[0].len()) && x.iter().all(|x| x.len() == len));
-    assert!(sums.iter().all(|sums| sums.len() == N));
+    let len = columns::<N, P, KIND>(w, x, sums);
     // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); N]; P];
