@@ -53,7 +53,8 @@ pub fn time_linear(
     let size = || PackError::Size { expected: Tensor::bytes_of(dtype, &[rows, cols]), found: 0 };
     let bytes = Tensor::bytes_of(dtype, &[rows, cols]).filter(|&b| b > 0).ok_or_else(size)?;
     let copies = if tokens < MANY { COLD.div_ceil(bytes).max(2) } else { 1 };
-    let data: Vec<u8> = (0..bytes).map(|i| (i * 37 % 60) as u8).collect();
+    // As floats, alone or in blocks, these are numbers of ordinary size.
+    let data: Vec<u8> = (0..bytes).map(|i| 0x30 + (i * 37 % 16) as u8).collect();
     let tensor = Tensor::new(dtype, [rows, cols], data.into()).map_err(|_| size())?;
     let copies: Vec<Weights> = (0..copies).map(|_| Weights::pack(&tensor, pool)).collect::<Result<_, _>>()?;
     let x: Vec<f32> = (0..tokens * cols).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
