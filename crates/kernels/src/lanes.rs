@@ -62,5 +62,13 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane = if v > *lane { v } else { *lane };
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |m, v| if v > m { v } else { m })
+    let mut n = lanes.len() / 2;
+    while n > 0 {
+        let (low, high) = lanes.split_at_mut(n);
+        for (lane, &v) in low.iter_mut().zip(&*high) {
+            *lane = if v > *lane { v } else { *lane };
+        }
+        n /= 2;
+    }
+    lanes[0]
 }

@@ -299,8 +299,12 @@ impl KvCache {
         let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
         let bytes = Parts::new(&mut self.memory[..]);
         let write_head = |head: usize| {
-            let change_keys = turn.is_some() || dtype.is_coded();
-            let mut new_key = vec![0.0; if change_keys { dtype.whole(k_dim) } else { 0 }];
+            // Keys of 16 bits are stored a page at a time where there are so many.
+            let by_page = matches!(dtype, KvType::F16 | KvType::BF16) && seqs.iter().any(|s| s.rows.len() >= PAGE);
+            let change_keys = turn.is_some() || dtype.is_coded() || by_page;
+            let kept = if by_page { PAGE } else { 1 };
+            let width = dtype.whole(k_dim);
+            let mut new_keys = vec![0.0; if change_keys { kept * width } else { 0 }];
             let mut new_value = vec![0.0; if dtype.is_coded() { dtype.whole(v_dim) } else { 0 }];
             for seq in seqs {
                 for (i, row) in seq.rows.clone().enumerate() {
@@ -317,16 +321,23 @@ impl KvCache {
                     let at = (row * kv_heads + head) * k_dim;
                     let mut key = &k[at..at + k_dim];
                     if change_keys {
+                        let new_key = &mut new_keys[slot % kept * width..][..width];
                         let (head, filling) = new_key.split_at_mut(k_dim);
                         head.copy_from_slice(key);
                         filling.fill(0.0);
                         if let Some(turn) = &turn {
                             turn.apply(isa, row, head);
                         }
-                        rotate(isa, &mut new_key, rotation.keys);
-                        key = &new_key;
+                        rotate(isa, new_key, rotation.keys);
+                        key = new_key;
                     }
-                    store(isa, dtype, key, keys, slot, true);
+                    // The page that this row belongs to is given whole, or its rows are stored one by one.
+                    let whole = by_page && i >= slot && i - slot + PAGE <= seq.rows.len();
+                    if !whole {
+                        store(isa, dtype, key, keys, slot, true);
+                    } else if slot + 1 == PAGE {
+                        store_page(isa, dtype, &new_keys, k_dim, keys);
+                    }
                     let at = (row * kv_heads + head) * v_dim;
                     let mut value = &v[at..at + v_dim];
                     if dtype.is_coded() {
@@ -381,13 +392,18 @@ twin! {
             }
             KvType::F16 | KvType::BF16 => {
                 let rows = plane.as_chunks_mut::<2>().0;
+                let mut bits = [0; PAGE];
                 for (c, x) in x.chunks(PAGE).enumerate() {
-                    let mut bits = [0u16; PAGE];
-                    for (b, v) in bits.iter_mut().zip(x) {
-                        *b = if dtype == KvType::F16 { f16_bits(*v) } else { bf16_bits(*v) };
-                    }
-                    for (i, b) in bits[..x.len()].iter().enumerate() {
-                        rows[index(c * PAGE + i, slot, is_key)] = b.to_le_bytes();
+                    halves(dtype, x, &mut bits);
+                    let rows = &mut rows[index(c * PAGE, slot, is_key)..];
+                    if is_key {
+                        for (to, b) in rows.iter_mut().step_by(PAGE).zip(&bits[..x.len()]) {
+                            *to = b.to_le_bytes();
+                        }
+                    } else {
+                        for (to, b) in rows.iter_mut().zip(&bits[..x.len()]) {
+                            *to = b.to_le_bytes();
+                        }
                     }
                 }
             }
@@ -412,6 +428,40 @@ twin! {
                 }
             }
         }
+    }
+}
+
+twin! {
+    /// Stores the keys of a page's 16 positions, which follow each other in `x`, in 16 bits. Four positions make a word of
+    /// 64 bits and four words a row, so that the compiler turns the matrix with shuffles.
+    fn store_page(dtype: KvType, x: &[f32], k_dim: usize, plane: &mut [u8]) {
+        const WORDS: usize = PAGE / 4;
+        let mut bits = [[0; PAGE]; PAGE];
+        for (c, rows) in plane[..2 * PAGE * k_dim].chunks_mut(2 * PAGE * PAGE).enumerate() {
+            for (bits, x) in bits.iter_mut().zip(x.chunks_exact(k_dim)) {
+                halves(dtype, &x[c * PAGE..k_dim.min((c + 1) * PAGE)], bits);
+            }
+            let mut words = [[0u64; PAGE]; WORDS];
+            for (words, four) in words.iter_mut().zip(bits.as_chunks::<4>().0) {
+                for (d, word) in words.iter_mut().enumerate() {
+                    let [a, b, c, e] = four.each_ref().map(|bits| u64::from(bits[d]));
+                    *word = a | b << 16 | c << 32 | e << 48;
+                }
+            }
+            for (d, row) in rows.as_chunks_mut::<8>().0.as_chunks_mut::<WORDS>().0.iter_mut().enumerate() {
+                for (to, words) in row.iter_mut().zip(&words) {
+                    *to = words[d].to_le_bytes();
+                }
+            }
+        }
+    }
+}
+
+/// Up to 16 numbers in 16 bits.
+#[inline(always)]
+fn halves(dtype: KvType, x: &[f32], bits: &mut [u16; PAGE]) {
+    for (b, v) in bits.iter_mut().zip(x) {
+        *b = if dtype == KvType::F16 { f16_bits(*v) } else { bf16_bits(*v) };
     }
 }
 

@@ -190,13 +190,17 @@ unsafe fn keys<V: Sixteen, S: Plain, const ROWS: usize, const N: usize>(x: &Keys
         // A macro: intrinsics in a closure become calls.
         macro_rules! step {
             ($d:expr) => {
+                let mut b = [V::splat(0.0); N];
                 for n in 0..N {
                     if $d * S::ROW % 64 == 0 {
                         V::prefetch(ahead[n].wrapping_add($d * S::ROW));
                     }
-                    let b = S::key::<V>(planes[n], $d);
-                    for r in 0..ROWS {
-                        acc[r][n] = V::splat(*q.add(r * x.k_dim + $d)).mul_add(b, acc[r][n]);
+                    b[n] = S::key::<V>(planes[n], $d);
+                }
+                for r in 0..ROWS {
+                    let q = V::splat(*q.add(r * x.k_dim + $d));
+                    for n in 0..N {
+                        acc[r][n] = q.mul_add(b[n], acc[r][n]);
                     }
                 }
             };
@@ -218,17 +222,17 @@ unsafe fn keys<V: Sixteen, S: Plain, const ROWS: usize, const N: usize>(x: &Keys
     }
 }
 
-/// `C += weights · values` of a few rows and the values of a page.
+/// `C += weights · values` of a few rows and the values of some pages.
 pub(super) struct Values<'a> {
     pub(super) dtype: KvType,
-    /// `[rows × 16]`, rows `w_stride` apart.
+    /// `[rows × 16 · planes]`, rows `w_stride` apart.
     pub(super) w: &'a [f32],
     pub(super) w_stride: usize,
     pub(super) rows: usize,
-    /// The page's value plane.
-    pub(super) plane: &'a [u8],
-    /// What will be read next.
-    pub(super) ahead: &'a [u8],
+    /// The pages' value planes.
+    pub(super) planes: &'a [&'a [u8]],
+    /// What to ask for meanwhile; as many.
+    pub(super) ahead: &'a [&'a [u8]],
     /// Panels of 16 elements.
     pub(super) panels: usize,
     /// `[rows × 16 · panels]`, dense.
@@ -241,8 +245,10 @@ impl Values<'_> {
     /// # Panics
     /// When a slice is shorter than the sizes say.
     pub(super) fn run(self, isa: Isa) {
-        assert!((self.rows - 1) * self.w_stride + PAGE <= self.w.len());
-        assert!(plane_bytes(self.dtype, self.panels * PAGE) <= self.plane.len());
+        let n = self.planes.len();
+        let bytes = plane_bytes(self.dtype, self.panels * PAGE);
+        assert!((self.rows - 1) * self.w_stride + n * PAGE <= self.w.len() && self.ahead.len() == n);
+        assert!(self.planes.iter().all(|p| p.len() >= bytes));
         assert!(self.rows * self.panels * PAGE <= self.c.len());
         let c = self.c.as_mut_ptr();
         let x = &self;
@@ -256,36 +262,42 @@ impl Values<'_> {
 
 #[inline(always)]
 unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &Values<'_>, panel: usize, c: *mut f32) {
-    // SAFETY: panels and rows stay below what `run` checked.
+    // SAFETY: pages, panels and rows stay below what `run` checked.
     unsafe {
-        let (plane, w, c) = (x.plane.as_ptr(), x.w.as_ptr(), c.add(panel * PAGE));
+        let c = c.add(panel * PAGE);
         let stride = x.panels * PAGE;
-        // Weights times scales, where there are any.
-        let mut scaled = [[[0f32; PAGE]; N]; ROWS];
-        if S::SCALED > 0 {
-            for n in 0..N {
-                let scales = V::from_f16(plane.add((panel + n) / 2 * S::SCALED * PAGE));
-                for r in 0..ROWS {
-                    V::load(w.add(r * x.w_stride)).mul(scales).store(scaled[r][n].as_mut_ptr());
-                }
-            }
-        }
-        let rows: [*const u8; N] = std::array::from_fn(|n| S::value_rows(plane, panel + n));
         let mut acc = [[V::splat(0.0); N]; ROWS];
         for r in 0..ROWS {
             for n in 0..N {
                 acc[r][n] = V::load(c.add(r * stride + n * PAGE));
             }
         }
-        for slot in 0..PAGE {
-            for n in 0..N {
-                if slot * S::ROW % 64 == 0 {
-                    V::prefetch(x.ahead.as_ptr().wrapping_add(((panel + n) * PAGE + slot) * S::ROW));
+        for (page, (plane, ahead)) in x.planes.iter().zip(x.ahead).enumerate() {
+            let (plane, w) = (plane.as_ptr(), x.w.as_ptr().add(page * PAGE));
+            // Weights times scales, where there are any.
+            let mut scaled = [[[0f32; PAGE]; N]; ROWS];
+            if S::SCALED > 0 {
+                for n in 0..N {
+                    let scales = V::from_f16(plane.add((panel + n) / 2 * S::SCALED * PAGE));
+                    for r in 0..ROWS {
+                        V::load(w.add(r * x.w_stride)).mul(scales).store(scaled[r][n].as_mut_ptr());
+                    }
                 }
-                let b = S::value::<V>(rows[n], slot, (panel + n) % 2 == 1);
+            }
+            let rows: [*const u8; N] = std::array::from_fn(|n| S::value_rows(plane, panel + n));
+            for slot in 0..PAGE {
+                let mut b = [V::splat(0.0); N];
+                for n in 0..N {
+                    if slot * S::ROW % 64 == 0 {
+                        V::prefetch(ahead.as_ptr().wrapping_add(((panel + n) * PAGE + slot) * S::ROW));
+                    }
+                    b[n] = S::value::<V>(rows[n], slot, (panel + n) % 2 == 1);
+                }
                 for r in 0..ROWS {
-                    let w = if S::SCALED > 0 { scaled[r][n][slot] } else { *w.add(r * x.w_stride + slot) };
-                    acc[r][n] = V::splat(w).mul_add(b, acc[r][n]);
+                    for n in 0..N {
+                        let w = if S::SCALED > 0 { scaled[r][n][slot] } else { *w.add(r * x.w_stride + slot) };
+                        acc[r][n] = V::splat(w).mul_add(b[n], acc[r][n]);
+                    }
                 }
             }
         }

@@ -29,8 +29,10 @@ fn few_rows(isa: Isa) -> usize {
     }
 }
 
-/// Pages of values that are unpacked together.
+/// Pages of values that are taken together.
 const VALUE_PAGES: usize = 8;
+/// Pages between the values that are multiplied and those that are asked for.
+const AHEAD: usize = 2;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
 const SCORES: usize = SPLIT + PAGE;
 /// Tiles per thread below which splits become the tasks.
@@ -359,9 +361,10 @@ impl Call<'_> {
     ) {
         for page in pages.clone().step_by(KEY_PAGES) {
             let (n, [planes, ahead]) = self.planes(tile, page, &pages);
-            self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, _| {
-                let first = rows.start * SCORES + (page * PAGE - s * SPLIT);
-                f(rows, first, &planes[..n], &ahead[..n]);
+            self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, seen| {
+                let first = rows.start * SCORES + (seen.start * PAGE - s * SPLIT);
+                let seen = seen.start - page..seen.end - page;
+                f(rows, first, &planes[seen.clone()], &ahead[seen]);
             });
         }
     }
@@ -391,15 +394,23 @@ impl Call<'_> {
     /// [`values`](Self::values) from the cache itself.
     fn direct_values(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, weights: &[f32], sums: &mut [f32]) {
         let v_pad = self.shape.v_pad;
-        for page in pages.clone() {
-            self.blocks(tile, page..page + 1, DIRECT_ROWS, |rows, _| {
+        // Few rows wait for memory, which likes to be read in order.
+        let step = if tile.rows() > DIRECT_ROWS { VALUE_PAGES } else { 1 };
+        for page in pages.clone().step_by(step) {
+            let some = page..pages.end.min(page + step);
+            let plane = |page: usize| self.values_of(tile, page.min(pages.end - 1));
+            let planes: [&[u8]; VALUE_PAGES] = std::array::from_fn(|i| plane(page + i));
+            let ahead: [&[u8]; VALUE_PAGES] = std::array::from_fn(|i| plane(page + i + AHEAD));
+            self.blocks(tile, some, DIRECT_ROWS, |rows, seen| {
+                let w = &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..];
+                let seen = seen.start - page..seen.end - page;
                 Values {
                     dtype: self.cache.layout().dtype,
-                    w: &weights[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
+                    w,
                     w_stride: SCORES,
                     rows: rows.len(),
-                    plane: self.values_of(tile, page),
-                    ahead: self.values_of(tile, (page + 2).min(pages.end - 1)),
+                    planes: &planes[seen.clone()],
+                    ahead: &ahead[seen],
                     panels: v_pad / PAGE,
                     c: &mut sums[rows.start * v_pad..],
                 }
@@ -561,14 +572,17 @@ impl Job for Exponentials<'_> {
         let mut lanes = [0f32; LANES];
         let (blocks, tail) = self.0.as_chunks_mut::<{ 2 * LANES }>();
         for block in blocks {
-            for v in block.iter_mut() {
-                *v = exp(*v - top);
+            // Added up before they are stored: halves of a store cannot be loaded at once.
+            let mut weights = [0.0; 2 * LANES];
+            for (weight, v) in weights.iter_mut().zip(&*block) {
+                *weight = exp(v - top);
             }
-            for half in block.as_chunks::<LANES>().0 {
+            for half in weights.as_chunks::<LANES>().0 {
                 for (lane, v) in lanes.iter_mut().zip(half) {
                     *lane += v;
                 }
             }
+            *block = weights;
         }
         for (i, v) in tail.iter_mut().enumerate() {
             *v = exp(*v - top);

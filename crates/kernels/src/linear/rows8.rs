@@ -62,7 +62,9 @@ pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
     match isa {
         Isa::Scalar => blocks32(x, out, lanes),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => x86::blocks32(x, out),
+        Isa::Avx2 => x86::avx2::blocks32(x, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::avx512::blocks32(x, out),
         #[cfg(not(target_arch = "x86_64"))]
         _ => blocks32(x, out, lanes),
     }
@@ -73,7 +75,9 @@ pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256]) {
     match isa {
         Isa::Scalar => blocks256(x, out, lanes),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => x86::blocks256(x, out),
+        Isa::Avx2 => x86::avx2::blocks256(x, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::avx512::blocks256(x, out),
         #[cfg(not(target_arch = "x86_64"))]
         _ => blocks256(x, out, lanes),
     }
@@ -85,20 +89,27 @@ mod x86 {
     use super::{Block32, Block256};
     use std::arch::x86_64::*;
 
-    macro_rules! compiled {
-        ($name:ident, $inner:ident, $block:ty) => {
-            pub(super) fn $name(x: &[f32], out: &mut [$block]) {
-                #[target_feature(enable = "avx2,fma")]
-                fn $inner(x: &[f32], out: &mut [$block]) {
-                    super::$name(x, out, lanes);
+    macro_rules! tier {
+        ($tier:ident, $features:literal) => {
+            pub(super) mod $tier {
+                use super::*;
+                tier!(blocks32, Block32, $features);
+                tier!(blocks256, Block256, $features);
+            }
+        };
+        ($name:ident, $block:ty, $features:literal) => {
+            pub(in super::super) fn $name(x: &[f32], out: &mut [$block]) {
+                #[target_feature(enable = $features)]
+                fn compiled(x: &[f32], out: &mut [$block]) {
+                    super::super::$name(x, out, lanes);
                 }
-                // SAFETY: called only where the machine has AVX2.
-                unsafe { $inner(x, out) }
+                // SAFETY: called only where the machine has the tier.
+                unsafe { compiled(x, out) }
             }
         };
     }
-    compiled!(blocks32, blocks32_avx2, Block32);
-    compiled!(blocks256, blocks256_avx2, Block256);
+    tier!(avx2, "avx2,fma");
+    tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl");
 
     /// [`lanes`](super::lanes), inlined where AVX2 is.
     #[inline(always)]
