@@ -38,8 +38,7 @@ impl Cpu {
         let (a, b, isa, weights) = (&*a, &*b, self.isa, &self.weights);
         for_row_pairs(&self.pool, rows, width, [sum, y], |r, sum, y| {
             let r = r.start * width..r.end * width;
-            sum.copy_from_slice(&a[r.clone()]);
-            elementwise::add(isa, sum, &b[r]);
+            elementwise::sum(isa, &a[r.clone()], &b[r], sum);
             normalize(isa, n, weights, sum, y);
         });
         Ok(())
@@ -76,8 +75,7 @@ impl Cpu {
             if sum.is_empty() {
                 return normalize(isa, norm, weights, x, out);
             }
-            sum.copy_from_slice(x);
-            elementwise::add(isa, sum, &residual[t * cols..][..cols]);
+            elementwise::sum(isa, x, &residual[t * cols..][..cols], sum);
             normalize(isa, norm, weights, sum, out);
         };
         let scratch = &mut self.scratch.linear;

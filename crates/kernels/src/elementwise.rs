@@ -12,6 +12,15 @@ twin! {
 }
 
 twin! {
+    /// `out = x + y`.
+    pub fn sum(x: &[f32], y: &[f32], out: &mut [f32]) {
+        for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+            *out = x + y;
+        }
+    }
+}
+
+twin! {
     /// `x *= y`.
     pub fn mul(x: &mut [f32], y: &[f32]) {
         for (x, y) in x.iter_mut().zip(y) {
@@ -25,6 +34,15 @@ twin! {
     pub fn scale(x: &mut [f32], factor: f32) {
         for x in x {
             *x *= factor;
+        }
+    }
+}
+
+twin! {
+    /// `out = factor · x`.
+    pub fn scaled(x: &[f32], factor: f32, out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x * factor;
         }
     }
 }

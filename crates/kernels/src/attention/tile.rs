@@ -11,6 +11,7 @@ use super::cache::{PAGE, rotate};
 use super::coded::{Query, Scores};
 use super::product::{DIRECT_ROWS, KEY_PAGES, Keys, MAX_ROWS, Product, Values, max_rows};
 use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
+use crate::elementwise::{scale, scaled};
 use crate::isa::{Isa, Job};
 use crate::lanes::{LANES, max, tree};
 use crate::math::{exp, tanh};
@@ -276,11 +277,17 @@ impl Call<'_> {
         let Shape { v_dim, v_pad, .. } = self.shape;
         for (r, sums) in state.sums.chunks_exact_mut(v_pad).take(tile.rows()).enumerate() {
             let inverse = if state.total[r] > 0.0 { 1.0 / state.total[r] } else { 0.0 };
-            sums.iter_mut().for_each(|sum| *sum *= inverse);
-            rotate(self.isa, sums, self.cache.rotation().values);
             let at = tile.index(self.p, r) * v_dim;
             // SAFETY: a row and head belong to one tile.
-            unsafe { self.out.part(at, v_dim) }.copy_from_slice(&sums[..v_dim]);
+            let out = unsafe { self.out.part(at, v_dim) };
+            match self.cache.rotation().values {
+                None => scaled(self.isa, &sums[..v_dim], inverse, out),
+                turned => {
+                    scale(self.isa, sums, inverse);
+                    rotate(self.isa, sums, turned);
+                    out.copy_from_slice(&sums[..v_dim]);
+                }
+            }
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Block256 {
     pub(super) lanes32: [[i16; 2]; 16],
     /// -32 times the sums of 16 integers each.
     pub(super) offset32: [i32; 16],
+    /// -128 times the sums of 32 integers each.
+    pub(super) offset128: [i32; 8],
     /// -127 times the sum of all integers.
     pub(super) offset127: i32,
     pub(super) q: [i8; 256],
@@ -52,6 +54,7 @@ impl Block256 {
         sums16: [0; 16],
         lanes32: [[0; 2]; 16],
         offset32: [0; 16],
+        offset128: [0; 8],
         offset127: 0,
         q: [0; 256],
     };
@@ -148,6 +151,7 @@ fn blocks256(x: &[f32], out: &mut [Block256], lanes: impl Fn(&[i8; 32]) -> [[i16
                 out.lanes32[i] = lanes.map(|sum| -32 * sum);
             }
             out.sums32[i] = out.sums16[2 * i] + out.sums16[2 * i + 1];
+            out.offset128[i] = -128 * i32::from(out.sums32[i]);
         }
         out.offset127 = -127 * out.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
     }

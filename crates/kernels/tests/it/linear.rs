@@ -83,6 +83,26 @@ proptest! {
         }
     }
 
+    /// With weights of BF16 each number of a row is off by half a unit in the last of its 8 bits at most, 2⁻⁸ of itself, and
+    /// each of the sums by 2⁻²⁴ of what the magnitudes come to.
+    #[test]
+    fn bf16_products_are_off_by_the_rounding_of_their_rows(rows in 1..40usize, cols in 1..600usize, t in 1..20usize, seed: u64) {
+        let pool = Pool::new(1);
+        let w = Weights::pack(&tensor(DType::BF16, &[rows, cols], &noise(seed, rows * cols)), &pool).unwrap();
+        let x = noise(seed ^ 1, t * cols);
+        let y = product(&pool, Isa::best(), &w, &x, t, None);
+        let mut row = vec![0.0f32; cols];
+        for r in 0..rows {
+            w.decode_row(0, r, &mut row);
+            for i in 0..t {
+                let terms = row.iter().zip(&x[i * cols..]).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), v| (sum + v, size + v.abs()));
+                let bound = size * (2f64.powi(-8) + (cols as f64 + 1.0) * 2f64.powi(-24));
+                prop_assert!((f64::from(y[i * rows + r]) - exact).abs() <= bound);
+            }
+        }
+    }
+
     #[test]
     fn rows_routed_to_experts_are_products_with_their_matrix(
         rows in 1..40usize, cols in 1..80usize, tokens in 1..30usize, per_token in 1..4usize, seed: u64,

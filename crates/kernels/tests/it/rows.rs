@@ -264,6 +264,8 @@ fn elementwise_operations() {
     };
     let want = |f: &dyn Fn(usize) -> f32| (0..60).map(f).collect::<Vec<f32>>();
     assert_eq!(run(&|isa, o| elementwise::add(isa, o, &y)), want(&|i| x[i] + y[i]));
+    assert_eq!(run(&|isa, o| elementwise::sum(isa, &x, &y, o)), want(&|i| x[i] + y[i]));
+    assert_eq!(run(&|isa, o| elementwise::scaled(isa, &x, 0.3, o)), want(&|i| x[i] * 0.3));
     assert_eq!(run(&|isa, o| elementwise::mul(isa, o, &y)), want(&|i| x[i] * y[i]));
     assert_eq!(run(&|isa, o| elementwise::scale(isa, o, 3.0)), want(&|i| x[i] * 3.0));
     assert_eq!(run(&|isa, o| elementwise::add_scaled(isa, o, &y, 0.3)), want(&|i| 0.3f32.mul_add(y[i], x[i])));

@@ -215,13 +215,15 @@ unsafe fn scale(slab: &Slab, stretch: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn stretch_start<T: Super>(x: &Block256, stretch: usize) -> __m512i {
+    // Each is read from memory: what is computed first costs the ports that multiply a step of their own.
     // SAFETY: inside by contract.
-    let of = |i: usize| unsafe { _mm512_set1_epi32(*x.offset32.get_unchecked(i)) };
-    let sum = if T::STRETCH == 16 { of(stretch) } else { _mm512_add_epi32(of(2 * stretch), of(2 * stretch + 1)) };
-    match T::OFFSET {
-        0 => _mm512_setzero_si512(),
-        32 => sum,
-        _ => _mm512_slli_epi32::<2>(sum),
+    unsafe {
+        match (T::OFFSET, T::STRETCH) {
+            (0, _) => _mm512_setzero_si512(),
+            (32, _) => _mm512_set1_epi32(*x.offset32.get_unchecked(stretch)),
+            (_, 16) => _mm512_slli_epi32::<2>(_mm512_set1_epi32(*x.offset32.get_unchecked(stretch))),
+            _ => _mm512_set1_epi32(*x.offset128.get_unchecked(stretch)),
+        }
     }
 }
 
