@@ -2,6 +2,8 @@
 //! them, the second of a pair before the first.
 
 #[cfg(target_arch = "x86_64")]
+mod native;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use super::{Done, ROWS, Sums, layout::CHUNK, tasks::MAX_ROWS};
