@@ -17,7 +17,7 @@ pub(super) const BF16: u8 = 2;
 /// Columns whose weights stay in L1 for all input rows.
 pub(super) const STRETCH: usize = 256;
 /// The first tile of a stretch asks for weights that many bytes ahead, the others find theirs in L1.
-pub(super) const AHEAD: usize = 8 << 10;
+pub(super) const AHEAD: usize = 4 << 10;
 
 const fn width(kind: u8) -> usize {
     if kind == F32 { 4 } else { 2 }
