@@ -11,7 +11,6 @@ use crate::{
     isa::Isa,
     pool::{Parts, Pool},
 };
-use half::bf16;
 use std::{cell::RefCell, ops::Range};
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
@@ -226,7 +225,6 @@ struct Up<'a> {
 /// The input rows of a task in the form that its weights ask for.
 enum Rows<'a> {
     Float([&'a [f32]; MAX_ROWS]),
-    Half([&'a [bf16]; MAX_ROWS]),
     Fine([&'a [Block32]; MAX_ROWS]),
     Super([&'a [Block256]; MAX_ROWS]),
 }
@@ -235,7 +233,6 @@ impl<'a> Rows<'a> {
     fn of(input: &'a Input, form: Form, from: &[usize]) -> Rows<'a> {
         match form {
             Form::Float | Form::Decoded => Rows::Float(gather(from, |t| input.row(t))),
-            Form::Half => Rows::Half(gather(from, |t| input.half(t))),
             Form::Fine => Rows::Fine(gather(from, |t| input.fine(t))),
             Form::Super => Rows::Super(gather(from, |t| input.superblocks(t))),
         }
@@ -247,7 +244,6 @@ impl<'a> Rows<'a> {
         match (self, Form::of(w.dtype())) {
             (Rows::Float(x), Form::Float) => float::panels(isa, w.dtype(), [panel], &x[..n], [sums], done),
             (Rows::Float(x), _) => float::decoded(isa, w.dtype(), panel, &x[..n], sums, done),
-            (Rows::Half(x), _) => float::halves(isa, [panel], &x[..n], [sums], done),
             (Rows::Fine(x), _) => quant::fine(isa, w.dtype(), slab, panel, &x[..n], sums, done),
             (Rows::Super(x), _) => quant::superblock(isa, w.dtype(), slab, panel, &x[..n], sums, done),
         }
@@ -411,7 +407,6 @@ fn products(isa: Isa, sides: [&Side; 2], x: &Rows, slabs: &mut [Slab; 2], sums: 
         sides[1].with_bytes(|second| match x {
             Rows::Fine(x) => quant::fine_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
             Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
-            Rows::Half(x) => float::halves(isa, [first, second], &x[..n], [a, b], done),
             Rows::Float(x) => float::panels(isa, dtype, [first, second], &x[..n], [a, b], done),
         });
     });

@@ -1,8 +1,5 @@
-//! Products with float weights: for each output one chain of fused multiply-adds over the columns, of BF16 over pairs of
-//! them, the second of a pair before the first.
+//! Products with float weights: for each output one chain of fused multiply-adds over the columns.
 
-#[cfg(target_arch = "x86_64")]
-mod native;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -11,7 +8,7 @@ use crate::isa::Isa;
 use allod_tensor::DType;
 use half::{bf16, f16};
 
-/// Adds to `sums[p][t]` the products of input row `x[t]` with the 16 rows of panel `p`, of F32 or F16. There is one
+/// Adds to `sums[p][t]` the products of input row `x[t]` with the 16 rows of panel `p`, of F32, F16 or BF16. There is one
 /// panel or there are two.
 pub(super) fn panels<const P: usize>(
     isa: Isa,
@@ -29,25 +26,6 @@ pub(super) fn panels<const P: usize>(
         Isa::Avx512 => x86::avx512(dtype, panels, x, sums, done),
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar(dtype, panels, x, sums, done),
-    }
-}
-
-/// As [`panels`], for BF16.
-pub(super) fn halves<const P: usize>(
-    isa: Isa,
-    panels: [&[u8]; P],
-    x: &[&[bf16]],
-    sums: [&mut [Sums]; P],
-    done: &mut Done,
-) {
-    match isa {
-        Isa::Scalar => scalar_halves(panels, x, sums, done),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::avx2_halves(panels, x, sums, done),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::avx512_halves(panels, x, sums, done),
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => scalar_halves(panels, x, sums, done),
     }
 }
 
@@ -89,22 +67,6 @@ fn scalar<const P: usize>(dtype: DType, panels: [&[u8]; P], x: &[&[f32]], mut su
     hand_over(done, 0, sums);
 }
 
-/// The definition for BF16.
-fn scalar_halves<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums: [&mut [Sums]; P], done: &mut Done) {
-    for (panel, sums) in panels.iter().zip(&mut sums) {
-        for (x, sums) in x.iter().zip(sums.iter_mut()) {
-            for (columns, x) in panel.chunks(2 * 2 * ROWS).zip(x.chunks(2)) {
-                for (column, &x) in columns.chunks_exact(2 * ROWS).zip(x).rev() {
-                    for (w, sum) in column.as_chunks().0.iter().zip(sums.iter_mut()) {
-                        *sum = bf16::from_le_bytes(*w).to_f32().mul_add(x.to_f32(), *sum);
-                    }
-                }
-            }
-        }
-    }
-    hand_over(done, 0, sums);
-}
-
 /// Tells of the rows from `first` on, with one panel or two.
 fn hand_over<const P: usize>(done: &mut Done, first: usize, sums: [&mut [Sums]; P]) {
     let mut sums = sums.into_iter();
@@ -114,6 +76,7 @@ fn hand_over<const P: usize>(done: &mut Done, first: usize, sums: [&mut [Sums]; 
 fn number(dtype: DType, w: &[u8]) -> f32 {
     match dtype {
         DType::F32 => f32::from_le_bytes([w[0], w[1], w[2], w[3]]),
-        _ => f16::from_le_bytes([w[0], w[1]]).to_f32(),
+        DType::F16 => f16::from_le_bytes([w[0], w[1]]).to_f32(),
+        _ => bf16::from_le_bytes([w[0], w[1]]).to_f32(),
     }
 }

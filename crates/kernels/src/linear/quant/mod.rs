@@ -163,8 +163,6 @@ pub(super) enum Form {
     Float,
     /// As it comes, for weights that are decoded to floats first.
     Decoded,
-    /// Rounded to BF16.
-    Half,
     /// Blocks of 32 integers.
     Fine,
     /// Blocks of 256 integers.
@@ -180,8 +178,7 @@ impl Form {
             DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K | DType::IQ4_XS => Form::Super,
             DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => Form::Super,
             DType::IQ3_XXS | DType::IQ3_S | DType::TQ1_0 | DType::TQ2_0 => Form::Super,
-            DType::F32 | DType::F16 => Form::Float,
-            DType::BF16 => Form::Half,
+            DType::F32 | DType::F16 | DType::BF16 => Form::Float,
             _ => Form::Decoded,
         }
     }
@@ -231,10 +228,10 @@ const FEW_ROWS: usize = 32;
 /// and where few input rows leave a chain of sums waiting for itself.
 pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
     match (isa, form) {
-        (Isa::Avx512, Form::Float | Form::Half) => true,
+        (Isa::Avx512, Form::Float) => true,
         (Isa::Avx512, Form::Fine | Form::Super) => rows > FEW_ROWS,
         // More rows fill the registers.
-        (Isa::Avx2, Form::Float | Form::Half) => rows <= 3,
+        (Isa::Avx2, Form::Float) => rows <= 3,
         _ => false,
     }
 }
