@@ -91,13 +91,6 @@ class Llama(nn.Module):
         cos, sin = rope_table(c)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        # Tied to the output: rows of unit length give logits of sane size at the start.
-        nn.init.normal_(self.token_embd.weight, std=c.width**-0.5)
-        for name, p in self.blk.named_parameters():
-            if p.dim() == 2:
-                # Branches that end in the residual stream start silent.
-                silent = "attn_output" in name or "ffn_down" in name
-                nn.init.zeros_(p) if silent else nn.init.normal_(p, std=p.shape[1] ** -0.5)
 
     def forward(self, ids):
         """Logits [batch, tokens, vocab] for ids [batch, tokens]."""

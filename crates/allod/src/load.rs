@@ -21,6 +21,9 @@ pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 /// The name that stands for the built-in model.
 pub(crate) const DEFAULT: &str = "default";
 pub(crate) static STORIES: &[u8] = include_bytes!("../assets/allod-stories.gguf");
+/// The manifests of the runs that made it.
+pub(crate) static STORIES_RUNS: [&str; 2] =
+    [include_str!("../assets/allod-stories.pretrain.json"), include_str!("../assets/allod-stories.tune.json")];
 
 /// The name, in place of a model, for drafts from the text itself.
 const LOOKUP: &str = "lookup";
@@ -124,20 +127,23 @@ pub(crate) fn template_of(adapters: &[PathBuf]) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Entries of metadata from KEY=VALUE: texts, but for the numbers of recommended sampling.
+/// Entries of metadata from KEY=VALUE: texts, but for lists of texts, counts and the numbers of recommended sampling.
 pub(crate) fn metadata(pairs: &[String]) -> Result<Vec<(String, Value)>> {
+    let value = |key: &str, text: &str| {
+        let value = match key {
+            _ if text.starts_with('[') => serde_json::from_str::<Vec<String>>(text).ok().map(Value::from),
+            _ if key.ends_with(".count") => text.parse::<u32>().ok().map(Value::from),
+            _ if key.ends_with("top_k") || key.ends_with("last_n") => text.parse::<i32>().ok().map(Value::from),
+            _ if key.starts_with("general.sampling.") => text.parse::<f32>().ok().map(Value::from),
+            _ => None,
+        };
+        value.unwrap_or_else(|| Value::from(text))
+    };
     let entry = |pair: &String| {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
+        let (key, text) = pair.split_once('=').ok_or_else(|| {
             Failure::new(format!("--meta {pair} has no value"), "write KEY=VALUE, such as --meta general.license=MIT")
         })?;
-        let number = value.parse::<f32>().ok().filter(|_| key.starts_with("general.sampling."));
-        let whole = value.parse::<i32>().ok().filter(|_| key.ends_with("top_k") || key.ends_with("last_n"));
-        let value = match (whole, number) {
-            (Some(n), _) => Value::from(n),
-            (None, Some(x)) => Value::from(x),
-            (None, None) => Value::from(value),
-        };
-        Ok((key.to_owned(), value))
+        Ok((key.to_owned(), value(key, text)))
     };
     pairs.iter().map(entry).collect()
 }

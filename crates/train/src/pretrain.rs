@@ -48,6 +48,31 @@ impl Default for Size {
     }
 }
 
+/// How weights begin. Norms begin as 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Init {
+    /// Normal of deviation 0.02; matrices that write into the residual stream of 0.02 / √(2 · layers) (Radford et al.
+    /// 2019).
+    #[default]
+    Gpt2,
+    /// Normal of deviation 1 / √columns; matrices that write into the residual stream zero, so that every layer begins
+    /// as the identity.
+    FanIn,
+}
+
+impl Init {
+    /// The deviation of a matrix.
+    fn deviation(self, name: &str, columns: usize, layers: usize) -> f64 {
+        let into_stream = name.contains("attn_output") || name.contains("ffn_down");
+        match (self, into_stream) {
+            (Init::Gpt2, false) => 0.02,
+            (Init::Gpt2, true) => 0.02 / (2.0 * layers as f64).sqrt(),
+            (Init::FanIn, false) => 1.0 / (columns as f64).sqrt(),
+            (Init::FanIn, true) => 0.0,
+        }
+    }
+}
+
 impl Size {
     /// Whether such a model can be made.
     ///
@@ -177,8 +202,7 @@ pub fn train_tokenizer(
     Ok(tokenizer.get_vocab_size(true))
 }
 
-/// Writes a model of random weights with the vocabulary in `folder`: normal of deviation 0.02, matrices that write into
-/// the residual stream of 0.02 / √(2 · layers) (Radford et al. 2019), norms 1. `extra` goes into the metadata.
+/// Writes a model of random weights with the vocabulary in `folder`. `extra` goes into the metadata.
 ///
 /// # Errors
 /// [`Error::Setting`] for sizes that do not fit, [`Error::Tokenizer`], [`Error::Formats`].
@@ -187,7 +211,7 @@ pub fn initialize(
     folder: &Path,
     name: &str,
     extra: &[(String, allod_formats::Value)],
-    seed: u64,
+    (init, seed): (Init, u64),
     path: &Path,
 ) -> Result<(), Error> {
     size.check()?;
@@ -204,12 +228,13 @@ pub fn initialize(
     let mut writer = Writer::create(path, &meta, announced, &Layout::default())?;
     for (i, (name, shape)) in tensors.iter().enumerate() {
         let n: usize = shape.iter().product();
-        let into_stream = name.contains("attn_output") || name.contains("ffn_down");
-        let deviation = if into_stream { 0.02 / (2.0 * size.layers as f64).sqrt() } else { 0.02 };
         let mut random = Random::new(seed, i as u64 + 1);
-        let values: Vec<f32> = match shape.len() {
-            1 => vec![1.0; n],
-            _ => (0..n).map(|_| (normal(&mut random) * deviation) as f32).collect(),
+        let values: Vec<f32> = match shape[..] {
+            [_, columns] => {
+                let deviation = init.deviation(name, columns, size.layers);
+                (0..n).map(|_| (normal(&mut random) * deviation) as f32).collect()
+            }
+            _ => vec![1.0; n],
         };
         writer.append(name, bytemuck::cast_slice(&values))?;
     }

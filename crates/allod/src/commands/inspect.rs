@@ -7,12 +7,13 @@ use allod_formats::{Array, Metadata, Value as Meta, WeightSource};
 use allod_models::Model;
 use allod_plan::{Estimate, RowLimits};
 use allod_tensor::DType;
+use allod_train::run::{Manifest, manifest};
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Show what a model file holds
@@ -62,6 +63,8 @@ struct Facts {
     origin: String,
     meta: Metadata,
     tensors: Vec<Listed>,
+    /// What `allod pretrain` and `allod tune` recorded when they made it, the first run first.
+    runs: Vec<Manifest>,
     /// The network, or why there is none.
     model: Result<(Model, usize)>,
 }
@@ -72,6 +75,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
         origin: source.origin(),
         meta: source.metadata().clone(),
         tensors: tensors(&*source),
+        runs: runs(&args.file)?,
         model: load::model(source, args.ctx),
     };
     let mut out = stdout().lock();
@@ -93,6 +97,28 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     };
     out.write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The manifests of the built-in model, or the one beside a file, where it names the file's bytes.
+fn runs(file: &Path) -> Result<Vec<Manifest>> {
+    if file == Path::new(load::DEFAULT) {
+        return Ok(load::STORIES_RUNS.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>()?);
+    }
+    let Ok(run) = Manifest::read(&file.with_file_name(manifest::FILE)) else { return Ok(vec![]) };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let wrote = match run.outputs.get(&*name) {
+        Some(digest) => manifest::digest(file)? == *digest,
+        None => false,
+    };
+    Ok(if wrote { vec![run] } else { vec![] })
+}
+
+/// A run for a person: what it began with, and what came of it.
+fn run_row(run: &Manifest) -> (String, String) {
+    let names = |files: &BTreeMap<String, String>| files.keys().cloned().collect::<Vec<_>>().join(", ");
+    let held_out = run.evaluations.last().map_or_else(String::new, |(_, loss)| format!(", evaluation loss {loss:.4}"));
+    let what = format!("{}: {} steps on {}{held_out}", run.code, run.steps, names(&run.data));
+    (format!("from {}", names(&run.base)), what)
 }
 
 fn tensors(source: &dyn WeightSource) -> Vec<Listed> {
@@ -170,7 +196,8 @@ fn summary(facts: &Facts) -> String {
     let elements: usize = facts.tensors.iter().map(Listed::elements).sum();
     let arch = facts.meta.str("general.architecture").unwrap_or("unknown");
     text.push_str(&format!("\narchitecture  {arch}, {} parameters\n", count(elements)));
-    for (title, rows) in groups(&facts.meta).into_iter().filter(|g| !g.1.is_empty()) {
+    let runs = ("runs", facts.runs.iter().map(run_row).collect());
+    for (title, rows) in groups(&facts.meta).into_iter().chain([runs]).filter(|g| !g.1.is_empty()) {
         text.push_str(&format!("\n{title}\n"));
         let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
         for (key, value) in rows {
@@ -218,6 +245,7 @@ fn object(facts: &Facts, args: &InspectArgs) -> Value {
     for (title, rows) in groups(&facts.meta) {
         all[title] = Value::Object(rows.into_iter().map(|(k, v)| (k, v.into())).collect());
     }
+    all["runs"] = json!(facts.runs);
     let types = by_type(&facts.tensors).into_iter().map(|(dtype, number, elements, size)| {
         json!({ "type": dtype.name(), "count": number, "elements": elements, "bytes": size,
                 "bits_per_weight": size as f64 * 8.0 / elements.max(1) as f64 })

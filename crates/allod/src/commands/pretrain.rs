@@ -8,7 +8,7 @@ use allod_formats::Value;
 use allod_train::data::{Mask, Source};
 use allod_train::objective::{Objective, Sft};
 use allod_train::optim::{Adam, Decay, Kind, Muon, Shape};
-use allod_train::pretrain::{Size, initialize, train_tokenizer};
+use allod_train::pretrain::{Init, Size, initialize, train_tokenizer};
 use allod_train::run::Config;
 use allod_train::run::config::{DataConfig, OptimizerConfig, RunConfig, TrainConfig};
 use anyhow::{Context, Result};
@@ -76,12 +76,19 @@ pub(crate) struct PretrainArgs {
     /// Positions of the model, and tokens of a window of text
     #[arg(long, value_name = "TOKENS", default_value_t = Size::default().context)]
     context: usize,
+    /// How weights begin: gpt2 (of deviation 0.02) or fan-in (of deviation 1/√inputs, those that write into the residual
+    /// stream zero)
+    #[arg(long, value_name = "NAME", default_value = "gpt2")]
+    init: String,
     /// adamw or muon (for the matrices; AdamW for the rest)
     #[arg(long, value_name = "NAME", default_value = "muon")]
     optim: String,
     /// Highest learning rate
     #[arg(long, value_name = "X", default_value_t = 3e-3)]
     lr: f64,
+    /// Highest learning rate of what muon leaves to AdamW: embeddings and norms [default: --lr]
+    #[arg(long, value_name = "X")]
+    adam_lr: Option<f64>,
     /// Weight decay of matrices
     #[arg(long, value_name = "X", default_value_t = 0.1)]
     weight_decay: f64,
@@ -167,21 +174,38 @@ fn begin(args: &PretrainArgs, config: &Config) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| {
         args.output.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
     });
-    initialize(&size, &folder, &name, &extra, args.seed, &config.model)?;
+    initialize(&size, &folder, &name, &extra, (init(&args.init)?, args.seed), &config.model)?;
     let parameters: usize = size.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     note(&format!("a vocabulary of {} tokens, {parameters} parameters", size.vocabulary));
     Ok(())
 }
 
+fn init(name: &str) -> Result<Init> {
+    match name {
+        "gpt2" => Ok(Init::Gpt2),
+        "fan-in" => Ok(Init::FanIn),
+        other => Err(Failure::new(format!("--init {other} is not known"), "one of gpt2, fan-in").into()),
+    }
+}
+
+fn optimizer(args: &PretrainArgs) -> Result<Kind> {
+    let adam = Adam { beta2: 0.95, ..Adam::default() };
+    match (args.optim.as_str(), args.adam_lr) {
+        ("adamw", None) => Ok(Kind::Adamw(adam)),
+        ("adamw", Some(_)) => {
+            let hint = "leave --adam-lr out, or take --optim muon";
+            Err(Failure::new("adamw moves everything at one rate, --lr", hint).into())
+        }
+        ("muon", rate) => {
+            let adam_rate = rate.map_or(1.0, |rate| rate / args.lr);
+            Ok(Kind::Muon(Muon { match_rms: true, adam, adam_rate, ..Muon::default() }))
+        }
+        (other, _) => Err(Failure::new(format!("--optim {other} is not known"), "one of adamw, muon").into()),
+    }
+}
+
 fn config(args: &PretrainArgs) -> Result<Config> {
     let source = |path: &PathBuf| Source { path: path.clone(), weight: 1.0 };
-    let kind = match args.optim.as_str() {
-        "adamw" => Kind::Adamw(Adam { beta2: 0.95, ..Adam::default() }),
-        "muon" => {
-            Kind::Muon(Muon { match_rms: true, adam: Adam { beta2: 0.95, ..Adam::default() }, ..Muon::default() })
-        }
-        other => return Err(Failure::new(format!("--optim {other} is not known"), "one of adamw, muon").into()),
-    };
     let schedule = match args.scheduler.as_str() {
         "wsd" => Shape::Wsd { decay: 0.4, min_ratio: 0.0, curve: Decay::Linear },
         "cosine" => Shape::Cosine,
@@ -207,7 +231,7 @@ fn config(args: &PretrainArgs) -> Result<Config> {
         objective: Objective::Sft(Sft::default()),
         train: TrainConfig { full: true, ..TrainConfig::default() },
         optimizer: OptimizerConfig {
-            kind,
+            kind: optimizer(args)?,
             learning_rate: Some(args.lr),
             weight_decay: args.weight_decay,
             schedule,

@@ -19,6 +19,15 @@ fn a_file_says_what_it_is() {
     assert_eq!(facts["metadata"]["llama.attention.layer_norm_rms_epsilon"], 1e-5);
 }
 
+/// The built-in model's bytes are those that the second of its two runs wrote, and that run began with the first one's.
+#[test]
+fn the_default_model_is_what_its_runs_wrote() {
+    let runs = allod(&["inspect", "default", "--json"], "").json()["runs"].clone();
+    let file = include_bytes!("../../assets/allod-stories.gguf");
+    assert_eq!(runs[1]["outputs"]["model.gguf"], allod_train::run::manifest::digest_bytes(file));
+    assert_eq!(runs[1]["base"]["model.gguf"], runs[0]["outputs"]["model.gguf"]);
+}
+
 #[test]
 fn memory_grows_with_the_context() {
     let cache = |ctx: &str| {
@@ -30,9 +39,15 @@ fn memory_grows_with_the_context() {
 #[test]
 fn people_get_a_page() {
     let page = allod(&["inspect"], "").out;
-    for part in
-        ["architecture  llama", "\nlicence\n", "\nlineage\n", "\ntensors ", "\nplan ", "\nmemory at a context of"]
-    {
+    for part in [
+        "architecture  llama",
+        "\nlicence\n",
+        "\nlineage\n",
+        "\nruns\n",
+        "\ntensors ",
+        "\nplan ",
+        "\nmemory at a context of",
+    ] {
         assert!(page.contains(part), "{part} is missing:\n{page}");
     }
     assert!(allod(&["inspect", "default", "--tensors"], "").out.contains("token_embd.weight"));

@@ -22,6 +22,17 @@ fn known_models_give_their_known_answers() {
     }
 }
 
+/// What numpy computes from the same file (scripts/default_model/check.py).
+#[test]
+fn the_built_in_model_gives_its_known_answer() {
+    let known = include_str!("../../../../scripts/default_model/known_answer.json");
+    let known: Value = serde_json::from_str(known).unwrap();
+    let prompt = known["prompt"].as_str().unwrap();
+    let answer = allod(&[&["run", "default"], &RAW[..], &["64", "--repeat-penalty", "1", prompt]].concat(), "").json();
+    assert_eq!(answer["prompt_token_ids"], known["prompt_token_ids"]);
+    assert_eq!(answer["token_ids"], known["token_ids"]);
+}
+
 #[test]
 fn the_built_in_model_answers() {
     let answer = allod(&["run", "default", "--json", "--seed", "7", "a brave little fish"], "").json();

@@ -93,11 +93,13 @@ pub struct Muon {
     pub match_rms: bool,
     /// For what is not a matrix between hidden states.
     pub adam: Adam,
+    /// Times the learning rate there.
+    pub adam_rate: f64,
 }
 
 impl Default for Muon {
     fn default() -> Muon {
-        Muon { momentum: 0.95, nesterov: true, steps: 5, match_rms: false, adam: Adam::default() }
+        Muon { momentum: 0.95, nesterov: true, steps: 5, match_rms: false, adam: Adam::default(), adam_rate: 1.0 }
     }
 }
 
@@ -168,13 +170,16 @@ impl Optimizer {
         self.steps += 1;
         let t = self.steps;
         for ((p, group), slot) in parameters.iter_mut().zip(&self.groups).zip(&mut self.slots) {
-            let rate = Rate { rate: learning_rate * group.rate, weight_decay: group.weight_decay, t };
+            let mut rate = Rate { rate: learning_rate * group.rate, weight_decay: group.weight_decay, t };
             match self.kind {
                 Kind::Adamw(adam) => adamw::step(&adam, p, slot, rate, pool),
                 Kind::Adamw8bit(adam) => adamw8::step(&adam, p, slot, rate, pool),
                 Kind::Adafactor => adafactor::step(p, slot, rate),
                 Kind::Muon(muon) if group.hidden_matrix && p.shape.len() == 2 => muon::step(&muon, p, slot, rate, pool),
-                Kind::Muon(muon) => adamw::step(&muon.adam, p, slot, rate, pool),
+                Kind::Muon(muon) => {
+                    rate.rate *= muon.adam_rate;
+                    adamw::step(&muon.adam, p, slot, rate, pool);
+                }
                 Kind::Sgd(sgd) => sgd::step(sgd, p, slot, rate),
             }
         }

@@ -6,6 +6,7 @@ use crate::{
     objective::{DpoLoss, Objective, Term},
     optim::{Kind, Shape},
 };
+use allod_tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -124,6 +125,29 @@ pub struct TrainConfig {
     pub adapter: Option<PathBuf>,
     /// Weights trained whole beside the adapters, such as `token_embd` or `output`, by endings of names.
     pub whole: Vec<String>,
+    /// Type of the matrices in `model.gguf`; where none is given, F32 for those that were trained, others as they are.
+    pub matrices: Option<Matrices>,
+}
+
+/// What a model's matrices are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Matrices {
+    /// 32 bits.
+    F32,
+    /// IEEE's 16 bits.
+    F16,
+    /// The upper 16 bits of F32.
+    BF16,
+}
+
+impl From<Matrices> for DType {
+    fn from(matrices: Matrices) -> DType {
+        match matrices {
+            Matrices::F32 => DType::F32,
+            Matrices::F16 => DType::F16,
+            Matrices::BF16 => DType::BF16,
+        }
+    }
 }
 
 impl Default for TrainConfig {
@@ -139,6 +163,7 @@ impl Default for TrainConfig {
             init: Init::Kaiming,
             adapter: None,
             whole: vec![],
+            matrices: None,
         }
     }
 }

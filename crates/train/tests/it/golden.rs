@@ -233,6 +233,16 @@ fn train(
     data
 }
 
+/// Vectors go to AdamW, whose rate is so many times Muon's.
+#[test]
+fn what_muon_leaves_has_a_rate_of_its_own() {
+    let (start, gradients): (Rows, Rows) = (vec![vec![1.0, -2.0, 0.5]], vec![vec![0.3, 0.1, -0.7]]);
+    let moved =
+        |kind, rate| train(kind, 0.1, &[vec![3]], &start, &[rate; 2], &[gradients.clone(), gradients.clone()], 1);
+    let muon = Kind::Muon(Muon { adam_rate: 0.25, ..Muon::default() });
+    assert_eq!(moved(muon, 0.02), moved(Kind::Adamw(Adam::default()), 0.005));
+}
+
 /// The state in eight bits is bitsandbytes' (scripts/goldens/adamw8.py): blocks of 256 with its tables, each number the
 /// value as near as the one that it takes, or nearer. A step is AdamW's on what the state stands for, to the two last bits
 /// of a weight: bitsandbytes computes its tables in single precision, so that theirs are off by a rounding.

@@ -5,7 +5,7 @@ use allod_train::data::{Mask, Source, Truncation};
 use allod_train::objective::{Cpo, CpoLoss, Dpo, Kto, Objective, Orpo, Reward, Sft, Term};
 use allod_train::optim::{Adam, Decay, Kind, Muon, Sgd, Shape};
 use allod_train::run::Config;
-use allod_train::run::config::{DataConfig, Init, OptimizerConfig, RunConfig, TrainConfig};
+use allod_train::run::config::{DataConfig, Init, Matrices, OptimizerConfig, RunConfig, TrainConfig};
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -79,6 +79,9 @@ pub(crate) struct Settings {
     /// Weights that are trained whole beside the adapters, such as token_embd
     #[arg(long, value_name = "NAME")]
     whole: Vec<String>,
+    /// Type of the matrices in model.gguf: F32, F16 or BF16 [default: F32 for trained ones, others as they are]
+    #[arg(long = "type", value_name = "TYPE")]
+    matrices: Option<String>,
     /// Scale by alpha / √rank (rsLoRA)
     #[arg(long)]
     rslora: bool,
@@ -276,6 +279,10 @@ impl Settings {
         if let Some(init) = &self.init {
             let names = [("kaiming", Init::Kaiming), ("gaussian", Init::Gaussian), ("pissa", Init::Pissa)];
             train.init = one_of("--init", init, &names)?;
+        }
+        if let Some(name) = &self.matrices {
+            let names = [("F32", Matrices::F32), ("F16", Matrices::F16), ("BF16", Matrices::BF16)];
+            train.matrices = Some(one_of("--type", name, &names)?);
         }
         train.adapter = self.adapter.clone().or(train.adapter.take());
         Ok(())

@@ -149,6 +149,7 @@ fn write(job: &Job, tensors: &[TrainedTensor], first: Option<&[TrainedTensor]>) 
     }
     if tensors.iter().any(is_whole) {
         let path = config.output.join("model.gguf");
+        let options = GgufOptions { matrices: config.train.matrices.map(Into::into), ..GgufOptions::default() };
         let mut extra = match load::folder(&config.model) {
             Some(folder) => tokenizer_keys(folder)?,
             None => Metadata::default(),
@@ -156,7 +157,7 @@ fn write(job: &Job, tensors: &[TrainedTensor], first: Option<&[TrainedTensor]>) 
         if let Some(template) = template {
             extra.set(load::CHAT_TEMPLATE, template);
         }
-        files.extend(to_gguf(&out::Replaced::new(source, tensors), &extra, &path, &GgufOptions::default())?);
+        files.extend(to_gguf(&out::Replaced::new(source, tensors), &extra, &path, &options)?);
     }
     if !tensors.iter().any(|t| t.role == Role::LoraA) {
         return Ok(files);
