@@ -1,6 +1,6 @@
 //! `allod pretrain`: a model from nothing but text.
 
-use super::tune::{Job, fresh, train};
+use super::tune::{Job, fresh, one_of, train};
 use crate::failure::Failure;
 use crate::load;
 use crate::printer::note;
@@ -174,18 +174,11 @@ fn begin(args: &PretrainArgs, config: &Config) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| {
         args.output.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
     });
-    initialize(&size, &folder, &name, &extra, (init(&args.init)?, args.seed), &config.model)?;
+    let init = one_of("--init", &args.init, &[("gpt2", Init::Gpt2), ("fan-in", Init::FanIn)])?;
+    initialize(&size, &folder, &name, &extra, (init, args.seed), &config.model)?;
     let parameters: usize = size.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     note(&format!("a vocabulary of {} tokens, {parameters} parameters", size.vocabulary));
     Ok(())
-}
-
-fn init(name: &str) -> Result<Init> {
-    match name {
-        "gpt2" => Ok(Init::Gpt2),
-        "fan-in" => Ok(Init::FanIn),
-        other => Err(Failure::new(format!("--init {other} is not known"), "one of gpt2, fan-in").into()),
-    }
 }
 
 fn optimizer(args: &PretrainArgs) -> Result<Kind> {

@@ -358,7 +358,7 @@ fn objective(name: &str) -> Result<Objective> {
     one_of("--objective", name, &names)
 }
 
-fn one_of<T: Clone>(flag: &str, given: &str, names: &[(&str, T)]) -> Result<T> {
+pub(crate) fn one_of<T: Clone>(flag: &str, given: &str, names: &[(&str, T)]) -> Result<T> {
     match names.iter().find(|(name, _)| *name == given) {
         Some((_, value)) => Ok(value.clone()),
         None => {

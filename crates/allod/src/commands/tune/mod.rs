@@ -6,6 +6,7 @@ mod job;
 mod run;
 mod verify;
 
+pub(crate) use args::one_of;
 pub(crate) use job::Job;
 pub(crate) use run::train;
 
