@@ -234,13 +234,20 @@ fn minima<T: Super, const N: usize, const P: usize>(slabs: [&Slab; P], x: [&Bloc
     let mut total = [[_mm512_setzero_si512(); N]; P];
     // SAFETY: there are 128 / STRETCH pairs of stretches: at most the 8 of a slab, and as many sums in the block.
     unsafe {
-        for i in 0..128 / T::STRETCH {
+        // The compiler must not know how often: it would unroll all of it and keep the first panel's broadcasts on the stack
+        // for the second.
+        let (pairs, mut i) = (std::hint::black_box(128 / T::STRETCH), 0);
+        loop {
             for t in 0..N {
                 let sums = if T::STRETCH == 16 { word(&x[t].sums16, i * 4) } else { word(&x[t].sums32, i * 4) };
                 for p in 0..P {
                     let minima = _mm512_load_si512(slabs[p].min_pairs.as_ptr().add(i).cast());
                     total[p][t] = _mm512_dpwssd_epi32(total[p][t], minima, _mm512_set1_epi32(sums));
                 }
+            }
+            i += 1;
+            if i >= pairs {
+                break;
             }
         }
     }
