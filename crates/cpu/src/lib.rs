@@ -24,6 +24,8 @@ pub use observe::{Inputs, Observer, Reach};
 pub use store::Store;
 pub use weights::PrepareError;
 
+use arena::Numbers;
+
 use allod_formats::WeightSource;
 use allod_kernels::{attention::KvCache, linear};
 use allod_plan::{
@@ -86,7 +88,7 @@ pub struct Cpu {
     weights: Vec<Prepared>,
     groups: Vec<Group>,
     layout: Arena,
-    arena: Vec<f32>,
+    arena: Numbers,
     caches: Vec<KvCache>,
     cache_type: KvType,
     /// For each recurrent state of the plan: slots × elements.
@@ -139,7 +141,7 @@ impl Cpu {
             caches: caches.collect::<Result<_, _>>()?,
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
             cache_type,
-            arena: vec![0.0; layout.len()],
+            arena: Numbers::zeroed(layout.len())?,
             adapters: adapters::Adapters::default(),
             scratch: Scratch::new(plan, limits),
             capacity: Capacity {

@@ -32,6 +32,14 @@ pub enum PrepareError {
     /// Keys and values cannot be cached in the type asked for.
     #[error(transparent)]
     Cache(#[from] allod_kernels::attention::KvError),
+    /// The system has not that much memory.
+    #[error("no memory for the {bytes} bytes of a step's values; fewer rows need less")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A tap that names no value of the plan.
     #[error("the plan has no value called {0}; `allod inspect --plan` lists them")]
     NoValue(String),

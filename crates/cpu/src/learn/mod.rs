@@ -14,7 +14,7 @@ mod scan;
 mod tests;
 mod weights;
 
-use crate::{Cpu, Isa, KvType, Pool, PrepareError, Scratch, weights::Prepared};
+use crate::{Cpu, Isa, KvType, Pool, PrepareError, Scratch, arena::Numbers, weights::Prepared};
 use allod_kernels::gradient::Score;
 use allod_plan::{
     Arena, Backward, Capacity, DifferentiateError, End, Forward, Head, Op, Pass, Plan, Program, Role, RowLimits,
@@ -155,7 +155,7 @@ impl Learner {
         let limits = options.limits;
         let layout = program.arena(&wanted, limits);
         let plan = program.over(plan);
-        let cpu = bare(plan, set.prepared, layout, pool, options.isa, limits);
+        let cpu = bare(plan, set.prepared, layout, pool, options.isa, limits)?;
         Ok(Learner {
             cpu,
             program: Arc::new(program),
@@ -307,13 +307,20 @@ impl Learner {
 }
 
 /// A [`Cpu`] that has no caches and whose matrices are held elsewhere.
-fn bare(plan: Plan, weights: Vec<Prepared>, layout: Arena, pool: Arc<Pool>, isa: Isa, limits: RowLimits) -> Cpu {
-    Cpu {
+fn bare(
+    plan: Plan,
+    weights: Vec<Prepared>,
+    layout: Arena,
+    pool: Arc<Pool>,
+    isa: Isa,
+    limits: RowLimits,
+) -> Result<Cpu, PrepareError> {
+    Ok(Cpu {
         weights,
         caches: vec![],
         cache_type: KvType::F32,
         states: plan.states().iter().map(|n| vec![0.0; n * limits.sequences]).collect(),
-        arena: vec![0.0; layout.len()],
+        arena: Numbers::zeroed(layout.len())?,
         groups: vec![],
         adapters: crate::adapters::Adapters::default(),
         scratch: Scratch::new(&plan, limits),
@@ -333,7 +340,7 @@ fn bare(plan: Plan, weights: Vec<Prepared>, layout: Arena, pool: Arc<Pool>, isa:
         taps: vec![],
         observer: None,
         last: RowLimits { tokens: 0, outputs: 0, sequences: 0 },
-    }
+    })
 }
 
 impl Trainable for Learner {

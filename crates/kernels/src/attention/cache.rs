@@ -18,8 +18,8 @@
 
 use std::{ops::Range, str::FromStr};
 
+use allod_tensor::Memory;
 use half::f16;
-use memmap2::MmapMut;
 
 use super::SeqRows;
 use crate::hadamard;
@@ -116,16 +116,6 @@ pub enum KvError {
     },
 }
 
-/// Zeroed memory; the system finds the bytes when they are first written. Heads of a page lie kilobytes apart, so that
-/// decoding would spend half its time looking up addresses without huge pages, where the system has them.
-fn memory(bytes: usize) -> std::io::Result<MmapMut> {
-    let memory = MmapMut::map_anon(bytes.max(1))?;
-    #[cfg(target_os = "linux")]
-    // A hint; the cache works without it.
-    let _ = memory.advise(memmap2::Advice::HugePage);
-    Ok(memory)
-}
-
 impl KvLayout {
     /// Bytes of `elements` numbers at each of a page's positions.
     fn plane(&self, elements: usize) -> Option<usize> {
@@ -171,7 +161,7 @@ pub struct KvCache {
     key_bytes: usize,
     head_bytes: usize,
     rotation: Rotation,
-    memory: MmapMut,
+    memory: Memory,
 }
 
 /// Lengths of the blocks in which heads are rotated on their way in, where they are.
@@ -212,7 +202,7 @@ impl KvCache {
             key_bytes: layout.plane(k_dim).ok_or_else(size)?,
             head_bytes: page_bytes / kv_heads,
             rotation: Rotation::of(layout),
-            memory: memory(bytes).map_err(|source| KvError::Memory { bytes, source })?,
+            memory: Memory::zeroed(bytes).map_err(|source| KvError::Memory { bytes, source })?,
         })
     }
 
