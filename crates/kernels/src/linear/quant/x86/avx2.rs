@@ -8,7 +8,7 @@
 
 use super::{
     super::{Done, Fine, Lanes, Slab, Super, Type, chunks, vector::Vector},
-    prefetch, tiles,
+    prefetch, rolled, tiles,
     vectors::Two,
     word,
 };
@@ -48,7 +48,7 @@ macro_rules! panel {
                     tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab), done);
                     continue;
                 }
-                tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $tile::<T>(slab), done);
+                tiles!(x, sums, first / $columns, n / $columns, chunk, 3, [1 2 3], $tile::<T>(slab), done);
             }
         }
     };
@@ -364,7 +364,7 @@ fn superblock_wide<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
 fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [Halves; N], sums: &mut [Sums]) {
     let mut least = [[_mm256_setzero_si256(); 2]; N];
     if T::MINIMA {
-        for p in 0..128 / T::STRETCH {
+        for p in 0..rolled(128 / T::STRETCH) {
             let minima = load(&slab.min_pairs[p]);
             for t in 0..N {
                 // SAFETY: as many sums as there are stretches.

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Done, FEW_ROWS, Fine, Slab, Super, chunks},
-    prefetch, tiles,
+    prefetch, rolled, tiles,
     vectors::One,
     word,
 };
@@ -234,20 +234,13 @@ fn minima<T: Super, const N: usize, const P: usize>(slabs: [&Slab; P], x: [&Bloc
     let mut total = [[_mm512_setzero_si512(); N]; P];
     // SAFETY: there are 128 / STRETCH pairs of stretches: at most the 8 of a slab, and as many sums in the block.
     unsafe {
-        // The compiler must not know how often: it would unroll all of it and keep the first panel's broadcasts on the stack
-        // for the second.
-        let (pairs, mut i) = (std::hint::black_box(128 / T::STRETCH), 0);
-        loop {
+        for i in 0..rolled(128 / T::STRETCH) {
             for t in 0..N {
                 let sums = if T::STRETCH == 16 { word(&x[t].sums16, i * 4) } else { word(&x[t].sums32, i * 4) };
                 for p in 0..P {
                     let minima = _mm512_load_si512(slabs[p].min_pairs.as_ptr().add(i).cast());
                     total[p][t] = _mm512_dpwssd_epi32(total[p][t], minima, _mm512_set1_epi32(sums));
                 }
-            }
-            i += 1;
-            if i >= pairs {
-                break;
             }
         }
     }

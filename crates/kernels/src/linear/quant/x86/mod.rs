@@ -48,6 +48,13 @@ unsafe fn word<T>(q: &[T], at: usize) -> i32 {
     unsafe { q.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() }
 }
 
+/// `n`, which the compiler must not know: it would unroll a loop of so few turns, join what its turns load and keep that on
+/// the stack.
+#[inline(always)]
+fn rolled(n: usize) -> usize {
+    std::hint::black_box(n)
+}
+
 /// Asks for a round's share of what comes a few chunks later. The codes of a chunk are not read in the order of memory,
 /// so the machine does not guess it; and asked into L2, since the few misses L1 keeps open would bound the rate.
 #[inline(always)]
