@@ -7,7 +7,8 @@
 //!
 //! On shared cores two things do harm. A woken worker may land on the caller's core and spin there while the caller
 //! waits to run: so whoever spins gives the core away between looks. And a worker may be put aside in the middle of a
-//! task that all wait for: the caller then soon sleeps, for an idle core is where the scheduler moves that worker to.
+//! task that all wait for: so it gives its core away between tasks, before the system takes it. Where that happens all
+//! the same, the caller sleeps after a while, for an idle core is where the scheduler moves that worker to.
 #![expect(unsafe_code, reason = "tasks borrow from the caller, who waits for them")]
 
 use std::{
@@ -27,7 +28,11 @@ use std::{
 /// How long a worker spins for the next region before it sleeps.
 const WORKER_SPIN: Duration = Duration::from_micros(60);
 /// How long the caller spins for the last tasks before it sleeps.
-const CALLER_SPIN: Duration = Duration::from_micros(40);
+const CALLER_SPIN: Duration = Duration::from_micros(400);
+/// How long a worker keeps its core without asking whether others want it, and how many tasks it does between looks at
+/// the clock.
+const STAY: (Duration, u32) = (Duration::from_millis(1), 8);
+
 /// Threads that share the tasks of one region after the other.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -135,7 +140,7 @@ impl Pool {
                 w.unpark();
             }
         }
-        shared.work();
+        shared.work(|| {});
         shared.wait(tasks);
     }
 }
@@ -169,8 +174,8 @@ impl Worker {
 }
 
 impl Shared {
-    /// Claims and runs tasks until none is left.
-    fn work(&self) {
+    /// Claims and runs tasks until none is left, and calls `between` after each.
+    fn work(&self, mut between: impl FnMut()) {
         let _inside = InTask::enter();
         while let Some(left) = self.claim() {
             // SAFETY: a claimed task keeps its region alive and `region` unwritten until `done` counts it.
@@ -183,6 +188,7 @@ impl Shared {
             if self.done.0.fetch_add(1, SeqCst) + 1 == tasks && self.caller_sleeps.load(SeqCst) {
                 lock(&self.caller).iter().for_each(Thread::unpark);
             }
+            between();
         }
     }
 
@@ -213,8 +219,15 @@ impl Shared {
     /// A worker's life.
     fn serve(&self, sleeping: &AtomicBool) {
         let ready = || self.state.0.load(SeqCst) as u32 != 0 || self.stop.load(Relaxed);
+        let (mut since, mut tasks) = (Instant::now(), 0u32);
         while !self.stop.load(SeqCst) {
-            self.work();
+            self.work(|| {
+                tasks = tasks.wrapping_add(1);
+                if tasks.is_multiple_of(STAY.1) && since.elapsed() >= STAY.0 {
+                    thread::yield_now();
+                    since = Instant::now();
+                }
+            });
             if !spin_until(WORKER_SPIN, ready) {
                 sleeping.store(true, SeqCst);
                 while sleeping.load(SeqCst) && !ready() {
