@@ -142,18 +142,21 @@ fn blocks32(x: &[f32], out: &mut [Block32], lanes: impl Fn(&[i8; 32]) -> [[i16; 
 
 #[inline(always)]
 fn blocks256(x: &[f32], out: &mut [Block256], lanes: impl Fn(&[i8; 32]) -> [[i16; 2]; 2]) {
+    // Filled on the stack: where another core has read the output, what is stored there can be read again only much later.
+    let mut block = Block256::ZERO;
     for (x, out) in x.as_chunks::<256>().0.iter().zip(out) {
-        out.scale = quantize(x, &mut out.q);
-        for (i, q) in out.q.as_chunks::<32>().0.iter().enumerate() {
+        block.scale = quantize(x, &mut block.q);
+        for (i, q) in block.q.as_chunks::<32>().0.iter().enumerate() {
             for (i, lanes) in (2 * i..).zip(lanes(q)) {
                 let sum = lanes[0] + lanes[1];
-                (out.sums16[i], out.offset32[i]) = (sum, -32 * i32::from(sum));
-                out.lanes32[i] = lanes.map(|sum| -32 * sum);
+                (block.sums16[i], block.offset32[i]) = (sum, -32 * i32::from(sum));
+                block.lanes32[i] = lanes.map(|sum| -32 * sum);
             }
-            out.sums32[i] = out.sums16[2 * i] + out.sums16[2 * i + 1];
-            out.offset128[i] = -128 * i32::from(out.sums32[i]);
+            block.sums32[i] = block.sums16[2 * i] + block.sums16[2 * i + 1];
+            block.offset128[i] = -128 * i32::from(block.sums32[i]);
         }
-        out.offset127 = -127 * out.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
+        block.offset127 = -127 * block.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
+        *out = block;
     }
 }
 
