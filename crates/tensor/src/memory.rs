@@ -38,3 +38,22 @@ impl DerefMut for Memory {
         self.0.as_deref_mut().unwrap_or(&mut [])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Memory;
+
+    #[test]
+    fn is_zero_can_be_written_and_may_be_empty() {
+        let mut memory = Memory::zeroed(5000).unwrap();
+        assert_eq!(*memory, [0; 5000]);
+        memory[4999] = 7;
+        assert_eq!(memory.iter().map(|&b| usize::from(b)).sum::<usize>(), 7);
+        assert!(Memory::zeroed(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn more_than_there_is_is_an_error() {
+        assert!(Memory::zeroed(usize::MAX / 2).is_err());
+    }
+}
