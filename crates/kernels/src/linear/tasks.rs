@@ -188,7 +188,7 @@ impl Job {
         let (panels, panel_bytes) = (out.w.panels(), (row_bytes * ROWS).max(1));
         let group = if rows < FEW_ROWS {
             let share = panels * panel_bytes / (threads * TASKS);
-            share.clamp(BYTES.start, BYTES.end) / panel_bytes
+            if threads == 1 { panels } else { share.clamp(BYTES.start, BYTES.end) / panel_bytes }
         } else {
             MAX_PANELS.max(BYTES.start / (panel_bytes * rows.min(MAX_ROWS)))
         };
@@ -278,81 +278,150 @@ impl<'a> Out<'a> {
             (from[i], to[i], n) = (x, y, i + 1);
         }
         let (from, to) = (&from[..n], &to[..n]);
-        let form = Form::of(self.w.dtype());
-        let x = Rows::of(input, form, from);
-        let other_x = self.up.as_ref().map(|up| Form::of(up.w.dtype())).filter(|&f| f != form);
-        let other_x = other_x.map(|form| Rows::of(input, form, from));
-        let together = quant::pairs(isa, form, n)
-            && self.w.cols() > 0
-            && self.up.as_ref().is_none_or(|up| up.w.dtype() == self.w.dtype());
-        WORK.with_borrow_mut(|work| {
-            let Work { slabs, sums: [a, b] } = &mut **work;
-            let (a, b) = (&mut a[..n], &mut b[..n]);
-            let (pairs, ahead) = (together && self.up.is_none(), n >= FEW_ROWS);
-            for panel in panels.clone().step_by(if pairs { 2 } else { 1 }) {
-                let side = |(w, bias), panel| Side { w, bias, expert, panel };
-                let first = side((self.w, self.bias), panel);
-                let second = match &self.up {
-                    Some(up) => Some(side((up.w, up.bias), panel)),
-                    None => Some(side((self.w, self.bias), panel + 1)).filter(|s| pairs && s.panel < panels.end),
-                };
-                let mut done = |start: usize, a: &mut [Sums], b: &mut [Sums]| {
-                    let to = &to[start..start + a.len()];
-                    first.add_bias(a);
-                    if let Some(second) = &second {
-                        second.add_bias(b);
-                    }
-                    if let Some(up) = &self.up {
-                        up.glu.apply(isa, a.as_flattened_mut(), b.as_flattened());
-                    } else if let Some(second) = &second {
-                        self.write(second.panel, to, b);
-                    }
-                    self.write(panel, to, a);
-                };
-                if ahead {
-                    self.expect(panel, to);
-                }
-                match &second {
-                    // A short panel is filled up in the one buffer there is for it.
-                    Some(second) if together && !(first.is_short() && second.is_short()) => {
-                        products(isa, [&first, second], &x, slabs, [a, b], &mut done);
-                    }
-                    Some(second) => {
-                        first.product(isa, &x, &mut slabs[0], a, &mut |_, _, _| {});
-                        let x = other_x.as_ref().unwrap_or(&x);
-                        let mut done = |start, b: &mut [Sums], _: &mut _| done(start, &mut a[start..][..b.len()], b);
-                        second.product(isa, x, &mut slabs[1], b, &mut done);
-                    }
-                    None => first.product(isa, &x, &mut slabs[0], a, &mut done),
-                }
+        let side = |panel| Side { w: self.w, bias: self.bias, expert, panel };
+        let task = Task::of(isa, input, self.w, from);
+        let Some(up) = &self.up else {
+            let start = |panel| self.expect(panel, to);
+            return task.each(panels, side, start, |panel, rows, sums| self.write(panel, &to[rows], sums));
+        };
+        let other = |panel| Side { w: up.w, bias: up.bias, expert, panel };
+        if n >= FEW_ROWS && up.w.dtype() == self.w.dtype() {
+            for panel in panels {
+                self.expect(panel, to);
+                task.sums(&side(panel), Some(&other(panel)), |rows, gate, sums| {
+                    up.glu.apply(isa, gate.as_flattened_mut(), sums.as_flattened());
+                    self.write(panel, &to[rows], gate);
+                });
             }
-        });
+            return;
+        }
+        // Not by turns: a machine that reads two stretches of memory at once reads slower.
+        task.each(panels.clone(), side, |_| {}, |panel, rows, sums| self.write(panel, &to[rows], sums));
+        Task::of(isa, input, up.w, from).each(
+            panels,
+            other,
+            |_| {},
+            |panel, rows, sums| self.join(up.glu, isa, panel, &to[rows], sums),
+        );
     }
 
     /// Writes the sums of one panel.
     fn write(&self, panel: usize, to: &[usize], sums: &[Sums]) {
-        let first = panel * ROWS;
-        let n = ROWS.min(self.w.rows() - first);
-        #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-        // SAFETY: no two tasks share both a panel and an output row.
-        let part = |t: usize| unsafe { self.y.part(t * self.stride + first, n) };
+        let n = self.width(panel);
         let rows = to.iter().zip(sums);
         // A copy of known length is no call.
         if n == ROWS {
-            rows.for_each(|(&t, sums)| part(t).as_chunks_mut::<ROWS>().0[0] = *sums);
+            rows.for_each(|(&t, sums)| self.part(panel, t, n).as_chunks_mut::<ROWS>().0[0] = *sums);
         } else {
-            rows.for_each(|(&t, sums)| part(t).copy_from_slice(&sums[..n]));
+            rows.for_each(|(&t, sums)| self.part(panel, t, n).copy_from_slice(&sums[..n]));
         }
     }
 
-    /// Asks for the memory that the sums of two panels go to, each row of them to a page of its own, while they are
-    /// computed.
+    /// Rows of the weights in a panel.
+    fn width(&self, panel: usize) -> usize {
+        ROWS.min(self.w.rows() - panel * ROWS)
+    }
+
+    /// The `n` numbers of a panel in output row `t`.
+    #[expect(clippy::mut_from_ref, unsafe_code, reason = "tasks write disjoint parts")]
+    fn part(&self, panel: usize, t: usize, n: usize) -> &mut [f32] {
+        // SAFETY: no two tasks share both a panel and an output row, and no task keeps a part.
+        unsafe { self.y.part(t * self.stride + panel * ROWS, n) }
+    }
+
+    /// Asks for the memory that the sums of many rows with two panels go to while they are computed: other cores had it last.
     fn expect(&self, panel: usize, to: &[usize]) {
+        if to.len() < FEW_ROWS {
+            return;
+        }
         for &t in to {
             let first = t * self.stride + panel * ROWS;
             self.y.prefetch(first);
             self.y.prefetch(first + ROWS);
         }
+    }
+
+    /// Joins what is written of one panel with the sums of the other half.
+    fn join(&self, glu: Glu, isa: Isa, panel: usize, to: &[usize], up: &[Sums]) {
+        let (mut room, n) = ([[0.0; ROWS]; 8], self.width(panel));
+        for (to, up) in to.chunks(room.len()).zip(up.chunks(room.len())) {
+            let gate = &mut room[..to.len()];
+            for (&t, gate) in to.iter().zip(&mut *gate) {
+                gate[..n].copy_from_slice(self.part(panel, t, n));
+            }
+            glu.apply(isa, gate.as_flattened_mut(), up.as_flattened());
+            self.write(panel, to, gate);
+        }
+    }
+}
+
+/// Input rows, and how they are multiplied with panels of one type.
+struct Task<'a> {
+    isa: Isa,
+    x: Rows<'a>,
+    n: usize,
+    /// Whether two panels at a time are faster than one.
+    pairs: bool,
+}
+
+impl<'a> Task<'a> {
+    /// The input rows numbered `from`, for weights like `w`.
+    fn of(isa: Isa, input: &'a Input, w: &Weights, from: &[usize]) -> Task<'a> {
+        let (form, n) = (Form::of(w.dtype()), from.len());
+        Task { isa, x: Rows::of(input, form, from), n, pairs: quant::pairs(isa, form, n) && w.cols() > 0 }
+    }
+
+    /// Hands over the sums of each panel, some rows at a time: panel, rows, sums. Tells of one panel or two before they are
+    /// computed.
+    fn each<'b>(
+        &self,
+        mut panels: Range<usize>,
+        side: impl Fn(usize) -> Side<'b>,
+        start: impl Fn(usize),
+        mut finish: impl FnMut(usize, Range<usize>, &mut [Sums]),
+    ) {
+        while let Some(panel) = panels.next() {
+            let second = if self.pairs { panels.next() } else { None };
+            start(panel);
+            self.sums(&side(panel), second.map(&side).as_ref(), |rows, a, b| {
+                finish(panel, rows.clone(), a);
+                if let Some(second) = second {
+                    finish(second, rows, b);
+                }
+            });
+        }
+    }
+
+    /// Hands over the sums of one panel or of two, some rows at a time: rows, sums of the first, sums of the second.
+    fn sums(
+        &self,
+        first: &Side,
+        second: Option<&Side>,
+        mut finish: impl FnMut(Range<usize>, &mut [Sums], &mut [Sums]),
+    ) {
+        WORK.with_borrow_mut(|work| {
+            let Work { slabs, sums: [a, b] } = &mut **work;
+            let (a, b) = (&mut a[..self.n], &mut b[..self.n]);
+            let mut done = |start: usize, a: &mut [Sums], b: &mut [Sums]| {
+                first.add_bias(a);
+                if let Some(second) = second {
+                    second.add_bias(b);
+                }
+                finish(start..start + a.len(), a, b);
+            };
+            match second {
+                // A short panel is filled up in the one buffer there is for it.
+                Some(second) if self.pairs && !(first.is_short() && second.is_short()) => {
+                    products(self.isa, [first, second], &self.x, slabs, [a, b], &mut done);
+                }
+                Some(second) => {
+                    first.product(self.isa, &self.x, &mut slabs[0], a, &mut |_, _, _| {});
+                    let mut done = |start, b: &mut [Sums], _: &mut _| done(start, &mut a[start..][..b.len()], b);
+                    second.product(self.isa, &self.x, &mut slabs[1], b, &mut done);
+                }
+                None => first.product(self.isa, &self.x, &mut slabs[0], a, &mut done),
+            }
+        });
     }
 }
 
