@@ -3,11 +3,13 @@
 use super::{
     quant::Form,
     rows8::{Block32, Block256, quantize32, quantize256},
+    rows16::round16,
 };
 use crate::{
     isa::Isa,
     pool::{Parts, Pool},
 };
+use half::bf16;
 use std::cell::RefCell;
 
 /// Numbers that one task of the pool turns into integers at least.
@@ -17,6 +19,7 @@ const MIN_NUMBERS: usize = 8 << 10;
 #[derive(Default)]
 pub struct Scratch {
     floats: Vec<f32>,
+    halves: Vec<bf16>,
     fine: Vec<Block32>,
     superblocks: Vec<Block256>,
 }
@@ -28,7 +31,7 @@ impl Scratch {
     }
 }
 
-/// Rows shared by several products. Eight-bit forms are made when a product first needs them, once for all that follow.
+/// Rows shared by several products. Rounded forms are made when a product first needs them, once for all that follow.
 pub struct Input<'a> {
     source: Source<'a>,
     pub(super) rows: usize,
@@ -55,6 +58,7 @@ pub type Row<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Forms {
     floats: bool,
+    halves: bool,
     fine: bool,
     superblocks: bool,
 }
@@ -84,7 +88,7 @@ impl<'a> Input<'a> {
     }
 
     /// Rows that `row` writes: an operation that belongs to the product. It is called once for each row, on any thread,
-    /// and its rows are never stored where only their eight-bit forms are needed. `side` is what else the operation
+    /// and its rows are never stored where only rounded forms are needed. `side` is what else the operation
     /// makes, `[rows × width]`, or empty.
     ///
     /// # Panics
@@ -111,6 +115,7 @@ impl<'a> Input<'a> {
         for form in forms {
             match form {
                 Form::Float | Form::Decoded => make.floats |= !self.has.floats,
+                Form::Half => make.halves |= !self.has.halves,
                 Form::Fine => make.fine |= !self.has.fine,
                 Form::Super => make.superblocks |= !self.has.superblocks,
             }
@@ -122,6 +127,7 @@ impl<'a> Input<'a> {
         assert!(!computed || self.has == Forms::default(), "computed rows belong to one call");
         let (source, rows, cols) = (self.source, self.rows, self.cols);
         let floats = Rows::new(&mut self.scratch.floats, make.floats, rows, cols, 0.0);
+        let halves = Rows::new(&mut self.scratch.halves, make.halves, rows, cols, bf16::ZERO);
         let fine = Rows::new(&mut self.scratch.fine, make.fine, rows, cols / 32, Block32::ZERO);
         let superblocks = Rows::new(&mut self.scratch.superblocks, make.superblocks, rows, cols / 256, Block256::ZERO);
         let group = MIN_NUMBERS.div_ceil(cols.max(1));
@@ -129,6 +135,9 @@ impl<'a> Input<'a> {
         pool.run(rows.div_ceil(group), |i| {
             for t in i * group..rows.min((i + 1) * group) {
                 let quantize = |x: &[f32]| {
+                    if let Some(to) = halves.row(t) {
+                        round16(isa, x, to);
+                    }
                     if let Some(to) = fine.row(t) {
                         quantize32(isa, x, to);
                     }
@@ -154,6 +163,7 @@ impl<'a> Input<'a> {
             }
         });
         self.has.floats |= make.floats;
+        self.has.halves |= make.halves;
         self.has.fine |= make.fine;
         self.has.superblocks |= make.superblocks;
     }
@@ -164,6 +174,11 @@ impl<'a> Input<'a> {
             Source::Memory { x, stride } => &x[t * stride..][..self.cols],
             Source::Computed(_) => &self.scratch.floats[t * self.cols..][..self.cols],
         }
+    }
+
+    /// Row `t` in BF16.
+    pub(super) fn half(&self, t: usize) -> &[bf16] {
+        &self.scratch.halves[t * self.cols..][..self.cols]
     }
 
     /// Row `t` in blocks of 32 integers.

@@ -5,14 +5,16 @@
 //! experts.
 //!
 //! **What each output is.** Float weights: one chain of fused multiply-adds over the columns in order, from 0, in f32;
-//! the bias is added last. The lanes of a vector run over output rows, so neither the number of input rows, nor
-//! threads, nor the instruction set changes a byte.
+//! the bias is added last. Where BF16 weights ask for it ([`Weights::rounding_input`]), rows are rounded to BF16 as well, and
+//! of each two columns the second comes first: what the processors that multiply BF16 themselves do. The lanes of a vector
+//! run over output rows, so neither the number of input rows, nor threads, nor the instruction set changes a byte.
 
 mod float;
 mod input;
 mod layout;
 mod quant;
 mod routes;
+mod rows16;
 mod rows8;
 mod tasks;
 mod weights;

@@ -11,6 +11,7 @@ use crate::{
     isa::Isa,
     pool::{Parts, Pool},
 };
+use half::bf16;
 use std::{cell::RefCell, ops::Range};
 
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
@@ -225,6 +226,7 @@ struct Up<'a> {
 /// The input rows of a task in the form that its weights ask for.
 enum Rows<'a> {
     Float([&'a [f32]; MAX_ROWS]),
+    Half([&'a [bf16]; MAX_ROWS]),
     Fine([&'a [Block32]; MAX_ROWS]),
     Super([&'a [Block256]; MAX_ROWS]),
 }
@@ -233,6 +235,7 @@ impl<'a> Rows<'a> {
     fn of(input: &'a Input, form: Form, from: &[usize]) -> Rows<'a> {
         match form {
             Form::Float | Form::Decoded => Rows::Float(gather(from, |t| input.row(t))),
+            Form::Half => Rows::Half(gather(from, |t| input.half(t))),
             Form::Fine => Rows::Fine(gather(from, |t| input.fine(t))),
             Form::Super => Rows::Super(gather(from, |t| input.superblocks(t))),
         }
@@ -241,9 +244,10 @@ impl<'a> Rows<'a> {
     /// Adds to `sums` the products of its first rows with a panel.
     fn add(&self, isa: Isa, w: &Weights, slab: &mut Slab, panel: &[u8], sums: &mut [Sums], done: &mut Done) {
         let n = sums.len();
-        match (self, Form::of(w.dtype())) {
+        match (self, w.form()) {
             (Rows::Float(x), Form::Float) => float::panels(isa, w.dtype(), [panel], &x[..n], [sums], done),
             (Rows::Float(x), _) => float::decoded(isa, w.dtype(), panel, &x[..n], sums, done),
+            (Rows::Half(x), _) => float::halves(isa, [panel], &x[..n], [sums], done),
             (Rows::Fine(x), _) => quant::fine(isa, w.dtype(), slab, panel, &x[..n], sums, done),
             (Rows::Super(x), _) => quant::superblock(isa, w.dtype(), slab, panel, &x[..n], sums, done),
         }
@@ -260,8 +264,8 @@ impl<'a> Out<'a> {
 
     /// Forms of the input that its weights ask for.
     fn forms(&self) -> impl Iterator<Item = Form> + use<> {
-        let up = self.up.as_ref().map(|up| Form::of(up.w.dtype()));
-        [Form::of(self.w.dtype())].into_iter().chain(up)
+        let up = self.up.as_ref().map(|up| up.w.form());
+        [self.w.form()].into_iter().chain(up)
     }
 
     /// One task: `rows` gives pairs of input row and output row.
@@ -285,7 +289,7 @@ impl<'a> Out<'a> {
             return task.each(panels, side, start, |panel, rows, sums| self.write(panel, &to[rows], sums));
         };
         let other = |panel| Side { w: up.w, bias: up.bias, expert, panel };
-        if n >= FEW_ROWS && up.w.dtype() == self.w.dtype() {
+        if n >= FEW_ROWS && (up.w.dtype(), up.w.form()) == (self.w.dtype(), self.w.form()) {
             for panel in panels {
                 self.expect(panel, to);
                 task.sums(&side(panel), Some(&other(panel)), |rows, gate, sums| {
@@ -367,7 +371,7 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     /// The input rows numbered `from`, for weights like `w`.
     fn of(isa: Isa, input: &'a Input, w: &Weights, from: &[usize]) -> Task<'a> {
-        let (form, n) = (Form::of(w.dtype()), from.len());
+        let (form, n) = (w.form(), from.len());
         Task { isa, x: Rows::of(input, form, from), n, pairs: quant::pairs(isa, form, n) && w.cols() > 0 }
     }
 
@@ -476,6 +480,7 @@ fn products(isa: Isa, sides: [&Side; 2], x: &Rows, slabs: &mut [Slab; 2], sums: 
         sides[1].with_bytes(|second| match x {
             Rows::Fine(x) => quant::fine_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
             Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
+            Rows::Half(x) => float::halves(isa, [first, second], &x[..n], [a, b], done),
             Rows::Float(x) => float::panels(isa, dtype, [first, second], &x[..n], [a, b], done),
         });
     });

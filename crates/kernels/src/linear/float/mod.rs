@@ -1,5 +1,8 @@
-//! Products with float weights: for each output one chain of fused multiply-adds over the columns.
+//! Products with float weights: for each output one chain of fused multiply-adds over the columns, or, of BF16 with
+//! rounded rows, over pairs of them, the second of a pair before the first.
 
+#[cfg(target_arch = "x86_64")]
+mod native;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -26,6 +29,25 @@ pub(super) fn panels<const P: usize>(
         Isa::Avx512 => x86::avx512(dtype, panels, x, sums, done),
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar(dtype, panels, x, sums, done),
+    }
+}
+
+/// As [`panels`], of BF16 with rounded rows.
+pub(super) fn halves<const P: usize>(
+    isa: Isa,
+    panels: [&[u8]; P],
+    x: &[&[bf16]],
+    sums: [&mut [Sums]; P],
+    done: &mut Done,
+) {
+    match isa {
+        Isa::Scalar => scalar_halves(panels, x, sums, done),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::avx2_halves(panels, x, sums, done),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::avx512_halves(panels, x, sums, done),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => scalar_halves(panels, x, sums, done),
     }
 }
 
@@ -60,6 +82,22 @@ fn scalar<const P: usize>(dtype: DType, panels: [&[u8]; P], x: &[&[f32]], mut su
             for (column, &x) in panel.chunks_exact(dtype.block_bytes() * ROWS).zip(*x) {
                 for (w, sum) in column.chunks_exact(dtype.block_bytes()).zip(sums.iter_mut()) {
                     *sum = number(dtype, w).mul_add(x, *sum);
+                }
+            }
+        }
+    }
+    hand_over(done, 0, sums);
+}
+
+/// The definition for rounded rows.
+fn scalar_halves<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums: [&mut [Sums]; P], done: &mut Done) {
+    for (panel, sums) in panels.iter().zip(&mut sums) {
+        for (x, sums) in x.iter().zip(sums.iter_mut()) {
+            for (columns, x) in panel.chunks(2 * 2 * ROWS).zip(x.chunks(2)) {
+                for (column, &x) in columns.chunks_exact(2 * ROWS).zip(x).rev() {
+                    for (w, sum) in column.as_chunks().0.iter().zip(sums.iter_mut()) {
+                        *sum = bf16::from_le_bytes(*w).to_f32().mul_add(x.to_f32(), *sum);
+                    }
                 }
             }
         }

@@ -1,24 +1,62 @@
 //! Float products on AVX2 and AVX-512.
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
-use super::super::{Done, ROWS, Sums};
+use super::{
+    super::{Done, ROWS, Sums},
+    native,
+};
 use allod_tensor::DType;
+use half::bf16;
 use std::arch::x86_64::*;
 
 /// Element types, as constants.
 const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
+/// BF16 that meets rounded rows, in pairs of columns.
+pub(super) const HALVES: u8 = 3;
 
-/// The first tile of a stretch asks for weights that many bytes ahead; the others find theirs in L1.
-const AHEAD: usize = 4 << 10;
+/// Columns whose weights stay in L1 for all input rows.
+pub(super) const STRETCH: usize = 256;
+/// The first tile of a stretch asks for weights that many bytes ahead, the others find theirs in L1.
+pub(super) const AHEAD: usize = 4 << 10;
 
 const fn width(kind: u8) -> usize {
     if kind == F32 { 4 } else { 2 }
 }
 
+/// Column `k` of `len` in the order in which they are added up.
+#[inline(always)]
+const fn nth<const KIND: u8>(k: usize, len: usize) -> usize {
+    if KIND == HALVES && k ^ 1 < len { k ^ 1 } else { k }
+}
+
+/// Elements of input rows.
+pub(super) trait Element: Copy {
+    /// A stretch of a row as numbers, in `room` where they are not there already.
+    fn numbers<'a>(x: &'a [Self], room: &'a mut [f32; STRETCH]) -> &'a [f32];
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn numbers<'a>(x: &'a [f32], _: &'a mut [f32; STRETCH]) -> &'a [f32] {
+        x
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn numbers<'a>(x: &'a [bf16], room: &'a mut [f32; STRETCH]) -> &'a [f32] {
+        let room = &mut room[..x.len()];
+        for (to, x) in room.iter_mut().zip(x) {
+            *to = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+        room
+    }
+}
+
 macro_rules! tier {
-    ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:literal, [$($n:literal)*]) => {
+    ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:literal, $rows:tt) => {
         pub(super) fn $name<const P: usize>(
             dtype: DType,
             panels: [&[u8]; P],
@@ -29,22 +67,22 @@ macro_rules! tier {
             // SAFETY: this tier is chosen only where the machine has its instructions.
             unsafe {
                 match dtype {
-                    DType::F32 => $inner::<F32, P>(panels, x, sums, done),
-                    DType::F16 => $inner::<F16, P>(panels, x, sums, done),
-                    _ => $inner::<BF16, P>(panels, x, sums, done),
+                    DType::F32 => $inner::<F32, P, f32>(panels, x, sums, done),
+                    DType::F16 => $inner::<F16, P, f32>(panels, x, sums, done),
+                    _ => $inner::<BF16, P, f32>(panels, x, sums, done),
                 }
             }
         }
 
         /// Input rows in tiles whose sums stay in registers, and columns in stretches whose weights stay in L1.
         #[target_feature(enable = $features)]
-        fn $inner<const KIND: u8, const P: usize>(
+        fn $inner<const KIND: u8, const P: usize, E: Element>(
             panels: [&[u8]; P],
-            x: &[&[f32]],
+            x: &[&[E]],
             mut sums: [&mut [Sums]; P],
             done: &mut Done,
         ) {
-            const STRETCH: usize = 256;
+            let mut room = [[0.0; STRETCH]; $most];
             let column = ROWS * width(KIND);
             let cols = panels[0].len() / column;
             for first in (0..cols).step_by(STRETCH) {
@@ -52,13 +90,11 @@ macro_rules! tier {
                 let w = panels.map(|panel| &panel[first * column..][..len * column]);
                 for (i, x) in x.chunks($most).enumerate() {
                     let mut sums = sums.each_mut().map(|sums| &mut sums[i * $most..][..x.len()]);
-                    match x.len() {
-                        $($n => {
-                            let rows: [&[f32]; $n] = std::array::from_fn(|t| &x[t][first..first + len]);
-                            $tile::<$n, P, KIND>(w, rows, &mut sums, i == 0);
-                        })*
-                        _ => unreachable!("chunks are no longer than asked"),
+                    let mut rows: [&[f32]; $most] = [&[]; $most];
+                    for ((to, x), room) in rows.iter_mut().zip(x).zip(&mut room) {
+                        *to = E::numbers(&x[first..first + len], room);
                     }
+                    tiles!($rows, x.len(), &rows, |rows| $tile::<_, P, KIND>(w, *rows, &mut sums, i == 0));
                     if first + len == cols {
                         super::hand_over(done, i * $most, sums);
                     }
@@ -68,14 +104,49 @@ macro_rules! tier {
     };
 }
 
+/// Calls a tile with as many rows as there are, their number known to the compiler.
+macro_rules! tiles {
+    ([$($n:literal)*], $len:expr, $rows:expr, |$x:ident| $call:expr) => {
+        match $len {
+            $($n => {
+                if let Some($x) = $rows.first_chunk::<$n>() {
+                    $call
+                }
+            })*
+            _ => unreachable!("chunks are no longer than asked"),
+        }
+    };
+}
+pub(super) use tiles;
+
 tier!(avx2, panel_avx2, tile_avx2, "avx2,fma,f16c", 6, [1 2 3 4 5 6]);
 tier!(avx512, panel_avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", 8, [1 2 3 4 5 6 7 8]);
 
+pub(super) fn avx2_halves<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], sums: [&mut [Sums]; P], done: &mut Done) {
+    // SAFETY: this tier is chosen only where the machine has its instructions.
+    unsafe { panel_avx2::<HALVES, P, bf16>(panels, x, sums, done) }
+}
+
+pub(super) fn avx512_halves<const P: usize>(
+    panels: [&[u8]; P],
+    x: &[&[bf16]],
+    sums: [&mut [Sums]; P],
+    done: &mut Done,
+) {
+    // SAFETY: this tier is chosen only where the machine has its instructions; those for BF16 are asked for.
+    unsafe {
+        match native::is_there() {
+            true => native::panel(panels, x, sums, done),
+            false => panel_avx512::<HALVES, P, bf16>(panels, x, sums, done),
+        }
+    }
+}
+
 /// The columns of a tile, which all of its parts must have.
 #[inline]
-fn columns<const N: usize, const P: usize, const KIND: u8>(
+pub(super) fn columns<E, const N: usize, const P: usize, const KIND: u8>(
     w: [&[u8]; P],
-    x: [&[f32]; N],
+    x: [&[E]; N],
     sums: &[&mut [Sums]; P],
 ) -> usize {
     let len = w[0].len() / (ROWS * width(KIND));
@@ -108,7 +179,7 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
     sums: &mut [&mut [Sums]; P],
     ahead: bool,
 ) {
-    let len = columns::<N, P, KIND>(w, x, sums);
+    let len = columns::<_, N, P, KIND>(w, x, sums);
     // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
     unsafe {
         let mut acc = [[[_mm256_setzero_ps(); 2]; N]; P];
@@ -118,7 +189,7 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
                 acc[p][t] = [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))];
             }
         }
-        for k in 0..len {
+        for k in (0..len).map(|k| nth::<KIND>(k, len)) {
             let mut column = [[_mm256_setzero_ps(); 2]; P];
             for p in 0..P {
                 let at = w[p].as_ptr().add(k * ROWS * width(KIND));
@@ -164,13 +235,13 @@ unsafe fn load_avx512<const KIND: u8>(w: *const u8) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
+pub(super) fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
     w: [&[u8]; P],
     x: [&[f32]; N],
     sums: &mut [&mut [Sums]; P],
     ahead: bool,
 ) {
-    let len = columns::<N, P, KIND>(w, x, sums);
+    let len = columns::<_, N, P, KIND>(w, x, sums);
     // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); N]; P];
@@ -179,7 +250,7 @@ fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
                 acc[p][t] = _mm512_loadu_ps(sums[p][t].as_ptr());
             }
         }
-        for k in 0..len {
+        for k in (0..len).map(|k| nth::<KIND>(k, len)) {
             let mut column = [_mm512_setzero_ps(); P];
             for p in 0..P {
                 let at = w[p].as_ptr().add(k * ROWS * width(KIND));

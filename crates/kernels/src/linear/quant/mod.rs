@@ -163,6 +163,8 @@ pub(super) enum Form {
     Float,
     /// As it comes, for weights that are decoded to floats first.
     Decoded,
+    /// Rounded to BF16.
+    Half,
     /// Blocks of 32 integers.
     Fine,
     /// Blocks of 256 integers.
@@ -228,10 +230,10 @@ const FEW_ROWS: usize = 32;
 /// and where few input rows leave a chain of sums waiting for itself.
 pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
     match (isa, form) {
-        (Isa::Avx512, Form::Float) => true,
+        (Isa::Avx512, Form::Float | Form::Half) => true,
         (Isa::Avx512, Form::Fine | Form::Super) => rows > FEW_ROWS,
         // More rows fill the registers.
-        (Isa::Avx2, Form::Float) => rows <= 3,
+        (Isa::Avx2, Form::Float | Form::Half) => rows <= 3,
         _ => false,
     }
 }
