@@ -3,7 +3,12 @@
 
 use super::linear::{bits, noise, product};
 use allod_codec as codec;
-use allod_kernels::{isa::Isa, linear::Weights, pool::Pool};
+use allod_kernels::{
+    act::{Act, Glu},
+    isa::Isa,
+    linear::{Gated, Input, Scratch, Weights, gated},
+    pool::Pool,
+};
 use allod_tensor::{DType, Tensor};
 use half::f16;
 use proptest::prelude::*;
@@ -81,6 +86,29 @@ proptest! {
         }
         let last = product(&pool, Isa::best(), &w, &x[(t - 1) * cols..], 1, None);
         prop_assert_eq!(bits(&last), bits(&expected[(t - 1) * rows..]), "alone or in a batch");
+    }
+
+    #[test]
+    fn gated_products_are_two_products_and_their_join(
+        kinds in [0..TYPES.len(), 0..TYPES.len()], alike: bool, rows in 1..70usize, t in 1..100usize, threads in 1..4usize,
+        seed: u64,
+    ) {
+        let pool = Pool::new(threads);
+        let matrix = |kind: usize, seed| {
+            let (dtype, halves) = TYPES[kind];
+            Weights::pack(&random(dtype, halves, &[rows, 512], seed), &pool).unwrap()
+        };
+        let (gate, up) = (matrix(kinds[0], seed), matrix(kinds[usize::from(!alike)], seed ^ 1));
+        let (x, bias) = (activations(seed ^ 9, t * 512), noise(seed ^ 2, rows));
+        for isa in Isa::available() {
+            let mut expected = product(&pool, isa, &gate, &x, t, Some(&bias));
+            Glu::Act(Act::Silu).apply(isa, &mut expected, &product(&pool, isa, &up, &x, t, None));
+            let (mut y, mut scratch) = (vec![f32::NAN; t * rows], Scratch::new());
+            let mut input = Input::new(&mut scratch, &x, t, 512);
+            let glu = Glu::Act(Act::Silu);
+            gated(&pool, isa, &mut input, &mut Gated { gate: (&gate, Some(&bias)), up: (&up, None), glu, y: &mut y, stride: rows });
+            prop_assert_eq!(bits(&y), bits(&expected), "{} and {} on {}", gate.dtype(), up.dtype(), isa);
+        }
     }
 }
 
