@@ -17,9 +17,9 @@ use std::{cell::RefCell, ops::Range};
 /// Input rows that one task takes at most: their sums with one panel lie on the stack, their blocks in the L2 cache.
 pub(super) const MAX_ROWS: usize = 192;
 /// Weight bytes that one task reads at least, so that handing it out costs little, and at most with few input rows.
-const BYTES: Range<usize> = 24 << 10..256 << 10;
+const BYTES: Range<usize> = 24 << 10..1 << 20;
 /// Tasks for each thread, with few input rows: fewer read longer stretches of memory, more even out the threads.
-const TASKS: usize = 8;
+const TASKS: usize = 4;
 /// Input rows below which reading the weights is what a task is about.
 const FEW_ROWS: usize = 64;
 /// Panels of one task when there are many input rows.
@@ -181,6 +181,8 @@ struct Job {
     panels: usize,
     rows: usize,
     group: usize,
+    /// Stretches whose groups are taken by turns, so that each of as many threads goes on where it was.
+    lanes: usize,
 }
 
 impl Job {
@@ -193,7 +195,8 @@ impl Job {
         } else {
             MAX_PANELS.max(BYTES.start / (panel_bytes * rows.min(MAX_ROWS)))
         };
-        Job { panels, rows, group: group.clamp(1, panels.max(1)) }
+        let lanes = if rows < FEW_ROWS { threads } else { 1 };
+        Job { panels, rows, group: group.clamp(1, panels.max(1)), lanes }
     }
 
     fn tasks(&self) -> usize {
@@ -203,7 +206,9 @@ impl Job {
     /// Panels and input rows of task `i`.
     fn task(&self, i: usize) -> (Range<usize>, Range<usize>) {
         let groups = self.panels.div_ceil(self.group);
-        let (panel, row) = (i % groups * self.group, i / groups * MAX_ROWS);
+        let (turn, lane) = (i % groups / self.lanes, i % groups % self.lanes);
+        let group = lane * (groups / self.lanes) + lane.min(groups % self.lanes) + turn;
+        let (panel, row) = (group * self.group, i / groups * MAX_ROWS);
         (panel..(panel + self.group).min(self.panels), row..(row + MAX_ROWS).min(self.rows))
     }
 }
