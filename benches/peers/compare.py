@@ -42,6 +42,7 @@ def arguments():
     p.add_argument("-t", "--threads", type=numbers, default=[1, 2])
     p.add_argument("-r", "--rounds", type=int, default=5)
     p.add_argument("--isa", help="instruction set for Allod")
+    p.add_argument("--activations", help="what BF16 weights are multiplied with, for Allod: f32 or bf16")
     p.add_argument("--cache-type", help="type of cached keys and values, in both")
     p.add_argument("--cpus", help="pin both to these processors, as taskset takes them")
     p.add_argument("--json", metavar="FILE", help="also write every sample")
@@ -89,6 +90,7 @@ class Runs:
         command += ["-t", ",".join(map(str, a.threads))]
         command += ["-p", ",".join(map(str, points["prompt"] or [0])), "-n", ",".join(map(str, points["generate"] or [0]))]
         command += ["--isa", a.isa] if a.isa else []
+        command += ["--activations", a.activations] if a.activations else []
         command += ["--cache-type", a.cache_type] if a.cache_type else []
         for row in json.loads(self.output(command)):
             test = f"prompt {row['prompt']}" if row["prompt"] else f"generate {row['generate']}"
