@@ -2,6 +2,7 @@
 //! numbers. Keys, values and recurrent states live here; whoever schedules deals in page and slot numbers only.
 #![deny(missing_docs)]
 
+mod activations;
 mod adapters;
 mod arena;
 mod experts;
@@ -14,6 +15,7 @@ mod sequences;
 mod store;
 mod weights;
 
+pub use activations::{Activations, UnknownActivations};
 pub use allod_kernels::{
     attention::{KvError, KvType},
     isa::{Isa, UnknownIsa},
@@ -55,6 +57,8 @@ pub struct Options {
     /// Type of cached keys and values. By default F32 where every matrix is F32, so that nothing is rounded that was
     /// not, else F16.
     pub cache_type: Option<KvType>,
+    /// What BF16 weights are multiplied with.
+    pub activations: Activations,
     /// Names of values to keep readable after a step (see [`Cpu::tap`]).
     pub taps: Vec<String>,
     /// Where prepared weights are kept from run to run; nowhere by default. The results are the same.
@@ -71,6 +75,7 @@ impl Default for Options {
             context: 4096,
             pages: None,
             cache_type: None,
+            activations: Activations::default(),
             taps: vec![],
             store: None,
         }
@@ -91,6 +96,7 @@ pub struct Cpu {
     arena: Numbers,
     caches: Vec<KvCache>,
     cache_type: KvType,
+    activations: Activations,
     /// For each recurrent state of the plan: slots × elements.
     states: Vec<Vec<f32>>,
     adapters: adapters::Adapters,
@@ -133,6 +139,7 @@ impl Cpu {
         let layout = Arena::grouped(plan, limits, &keep, &groups);
         let pages = options.pages.unwrap_or(options.context.div_ceil(PAGE));
         let weights = weights::prepare(plan, source, &pool, options.store.as_ref())?;
+        let weights: Vec<Prepared> = weights.into_iter().map(|w| w.taking(options.activations)).collect();
         let exact = weights.iter().all(Prepared::is_f32);
         let cache_type = options.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
         let caches = plan.caches().iter().map(|c| sequences::cache(c, cache_type, pages));
@@ -141,6 +148,7 @@ impl Cpu {
             caches: caches.collect::<Result<_, _>>()?,
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
             cache_type,
+            activations: options.activations,
             arena: Numbers::zeroed(layout.len())?,
             adapters: adapters::Adapters::default(),
             scratch: Scratch::new(plan, limits),
@@ -175,7 +183,7 @@ impl Cpu {
     /// As [`Cpu::new`].
     pub fn reload(&mut self, name: &str, source: &dyn WeightSource) -> Result<bool, PrepareError> {
         let Some((at, weight)) = weights::again(&self.plan, name, source, &self.pool) else { return Ok(false) };
-        self.weights[at] = weight?;
+        self.weights[at] = weight?.taking(self.activations);
         Ok(true)
     }
 
@@ -188,6 +196,11 @@ impl Cpu {
     /// The type of its cached keys and values.
     pub fn cache_type(&self) -> KvType {
         self.cache_type
+    }
+
+    /// What its BF16 weights are multiplied with.
+    pub fn activations(&self) -> Activations {
+        self.activations
     }
 
     /// Bytes held: weights, caches and states, buffers.

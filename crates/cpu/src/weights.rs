@@ -1,6 +1,6 @@
 //! Weights in the form that each use wants: packed matrices, plain vectors, tables read row by row.
 
-use crate::store::Store;
+use crate::{Activations, store::Store};
 use allod_formats::{WeightSource, codec};
 use allod_kernels::{conv, linear, pool::Pool};
 use allod_plan::{Op, Param, ParamInfo, Plan};
@@ -69,6 +69,14 @@ impl Prepared {
             Prepared::Matrix(w) => w.dtype() == DType::F32,
             Prepared::Table(t) => t.dtype == DType::F32,
             Prepared::Vector(_) => true,
+        }
+    }
+
+    /// The weight as it multiplies such activations; its bytes are the same.
+    pub(crate) fn taking(self, activations: Activations) -> Prepared {
+        match (self, activations) {
+            (Prepared::Matrix(w), Activations::BF16) => Prepared::Matrix(w.rounding_input()),
+            (weight, _) => weight,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A model that exists in memory only.
 
-use allod_formats::{Error, Metadata, TensorInfo, WeightSource};
-use allod_tensor::Tensor;
+use allod_formats::{Error, Metadata, TensorInfo, WeightSource, codec};
+use allod_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 
 /// Weights and metadata without a file.
@@ -17,6 +17,20 @@ impl Memory {
     #[must_use]
     pub fn with(mut self, name: &str, tensor: Tensor) -> Memory {
         self.tensors.insert(name.into(), tensor);
+        self
+    }
+
+    /// Stores the tensor of this name as another type.
+    ///
+    /// # Panics
+    /// When there is no such tensor, or nothing encodes that type simply.
+    #[must_use]
+    pub fn stored_as(mut self, name: &str, dtype: DType) -> Memory {
+        let tensor = self.tensors.get_mut(name).unwrap_or_else(|| panic!("there is no {name}"));
+        let (mut bytes, values) = (Vec::new(), codec::to_f32(tensor));
+        let encoded = values.and_then(|values| codec::encode(dtype, &values, &mut bytes));
+        encoded.unwrap_or_else(|e| panic!("{name}: {e}"));
+        *tensor = Tensor { dtype, shape: tensor.shape.clone(), data: bytes.into() };
         self
     }
 

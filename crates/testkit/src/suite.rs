@@ -322,27 +322,40 @@ const TOLERANCE: f64 = 2e-5;
 /// Naming the case that is wrong.
 pub fn check<B: Backend>(mut make: impl FnMut(&Case, usize, usize) -> B) {
     for c in cases() {
-        let pooled = c.plan.result().is_some_and(|v| c.plan.value(v).rows == allod_plan::Rows::Sequences);
-        let ids: Vec<Vec<u32>> = (0..2)
-            .map(|s| (0..LENGTH - 7 * s).map(|t| ((t * 7 + s * 5 + t * t) % VOCABULARY) as u32).collect())
-            .collect();
-        let together = feed(&mut make(&c, 2, 2 * LENGTH), &ids, LENGTH, pooled);
-        for (s, ids) in ids.iter().enumerate() {
-            let expected: Vec<f64> = reference::run(&c.plan, &c.source, ids).concat();
-            assert_eq!(together[s].len(), expected.len(), "{}", c.name);
-            for (i, (&found, &wanted)) in together[s].iter().zip(&expected).enumerate() {
+        let results = results(&c, |sequences, rows| make(&c, sequences, rows));
+        for (s, (found, ids)) in results.iter().zip(sequences()).enumerate() {
+            let expected: Vec<f64> = reference::run(&c.plan, &c.source, &ids).concat();
+            assert_eq!(found.len(), expected.len(), "{}", c.name);
+            for (i, (&found, &wanted)) in found.iter().zip(&expected).enumerate() {
                 let off = (f64::from(found) - wanted).abs() / (1.0 + wanted.abs());
                 assert!(off < TOLERANCE, "{}: element {i} of sequence {s}: expected {wanted}, found {found}", c.name);
             }
-            if c.causal && !pooled {
-                for chunk in [1, 7] {
-                    let alone = feed(&mut make(&c, 2, 2 * LENGTH), std::slice::from_ref(ids), chunk, pooled);
-                    let same = alone[0].iter().zip(&together[s]).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "{}: other bytes alone in pieces of {chunk}", c.name);
-                }
+        }
+    }
+}
+
+/// A case's results for two sequences on the backends that `make` builds, whole against in pieces, byte for byte. `make`
+/// is told the most sequences and rows of a step.
+///
+/// # Panics
+/// When the pieces give other bytes.
+pub fn results<B: Backend>(c: &Case, mut make: impl FnMut(usize, usize) -> B) -> Vec<Vec<f32>> {
+    let pooled = c.plan.result().is_some_and(|v| c.plan.value(v).rows == allod_plan::Rows::Sequences);
+    let together = feed(&mut make(2, 2 * LENGTH), &sequences(), LENGTH, pooled);
+    if c.causal && !pooled {
+        for (ids, together) in sequences().iter().zip(&together) {
+            for chunk in [1, 7] {
+                let alone = feed(&mut make(2, 2 * LENGTH), std::slice::from_ref(ids), chunk, pooled);
+                let same = alone[0].iter().zip(together).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{}: other bytes alone in pieces of {chunk}", c.name);
             }
         }
     }
+    together
+}
+
+fn sequences() -> [Vec<u32>; 2] {
+    [0, 1].map(|s| (0..LENGTH - 7 * s).map(|t| ((t * 7 + s * 5 + t * t) % VOCABULARY) as u32).collect())
 }
 
 /// Feeds sequences in steps of at most `chunk` rows each and returns the results of each.

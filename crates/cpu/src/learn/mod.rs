@@ -14,7 +14,7 @@ mod scan;
 mod tests;
 mod weights;
 
-use crate::{Cpu, Isa, KvType, Pool, PrepareError, Scratch, arena::Numbers, weights::Prepared};
+use crate::{Activations, Cpu, Isa, KvType, Pool, PrepareError, Scratch, arena::Numbers, weights::Prepared};
 use allod_kernels::gradient::Score;
 use allod_plan::{
     Arena, Backward, Capacity, DifferentiateError, End, Forward, Head, Op, Pass, Plan, Program, Role, RowLimits,
@@ -319,6 +319,7 @@ fn bare(
         weights,
         caches: vec![],
         cache_type: KvType::F32,
+        activations: Activations::F32,
         states: plan.states().iter().map(|n| vec![0.0; n * limits.sequences]).collect(),
         arena: Numbers::zeroed(layout.len())?,
         groups: vec![],

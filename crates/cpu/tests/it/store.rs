@@ -1,9 +1,10 @@
 //! Prepared weights on disk: the same results with and without, whatever happens to the files.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use allod_cpu::{Cpu, Options, Pool, Store};
+use allod_cpu::{Activations, Cpu, Options, Pool, Store};
 use allod_formats::{Gguf, gguf};
 use allod_plan::{Backend, Plan, Scope, SeqRows, Step, Value, record};
+use allod_tensor::DType;
 use allod_testkit::Memory;
 use std::{
     fs,
@@ -13,24 +14,35 @@ use std::{
 
 fn forward(m: &mut Scope<'_, '_>) -> Value {
     let x = m.embed("token_embd", 11, 64);
-    let x = m.layer(0).linear("a", x, 40);
+    let x = m.layer(0).linear("a", x, 32);
     let x = m.gather_outputs(x);
     m.linear("output", x, 11)
 }
 
 /// A model as a file.
 fn model(folder: &Path, size: f32) -> Gguf {
+    model_of(folder, size, DType::F32)
+}
+
+/// A model whose matrices are of this type.
+fn model_of(folder: &Path, size: f32, dtype: DType) -> Gguf {
     let memory = Memory::default()
         .random("token_embd.weight", &[11, 64], -size, size)
-        .random("blk.0.a.weight", &[40, 64], -size, size)
-        .random("output.weight", &[11, 40], -size, size);
+        .random("blk.0.a.weight", &[32, 64], -size, size)
+        .random("output.weight", &[11, 32], -size, size)
+        .stored_as("blk.0.a.weight", dtype)
+        .stored_as("output.weight", dtype);
     let path = folder.join("model.gguf");
     gguf::save(&memory, &path, &gguf::Layout::default()).unwrap();
     Gguf::open(path).unwrap()
 }
 
 fn logits(plan: &Plan, source: &Gguf, store: Option<Store>) -> Vec<f32> {
-    let options = Options { store, rows: 3, context: 16, ..Options::default() };
+    logits_with(plan, source, store, Activations::default())
+}
+
+fn logits_with(plan: &Plan, source: &Gguf, store: Option<Store>, activations: Activations) -> Vec<f32> {
+    let options = Options { store, activations, rows: 3, context: 16, ..Options::default() };
     let mut cpu = Cpu::new(plan, source, Arc::new(Pool::new(2)), &options).unwrap();
     let sequences = [SeqRows { rows: 0..3, start: 0, pages: &[0], state: 0, adapter: 0 }];
     cpu.run(&Step { tokens: &[1, 5, 7], sequences: &sequences, outputs: &[2] }).unwrap().to_vec()
@@ -50,6 +62,24 @@ fn the_results_are_those_of_the_file_itself() {
     assert_eq!(logits(&plan, &source, Some(store.clone())), expected, "while it is written");
     assert_eq!(files(&store).len(), 1);
     assert_eq!(logits(&plan, &source, Some(store)), expected, "from the file");
+}
+
+#[test]
+fn one_file_serves_all_activations() {
+    for dtype in [DType::F32, DType::BF16, DType::Q8_0] {
+        let folder = tempfile::tempdir().unwrap();
+        let source = model_of(folder.path(), 1.0, dtype);
+        let plan = record(&source, forward).unwrap();
+        let store = Store { folder: folder.path().join("prepared"), limit: 1 << 20, least: 0 };
+        let expected = Activations::ALL.map(|activations| logits_with(&plan, &source, None, activations));
+        assert_eq!(expected[0] != expected[1], dtype == DType::BF16);
+        for _ in 0..2 {
+            for (activations, expected) in Activations::ALL.into_iter().zip(&expected) {
+                assert_eq!(&logits_with(&plan, &source, Some(store.clone()), activations), expected, "{activations}");
+            }
+        }
+        assert_eq!(files(&store).len(), 1);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Each golden model: right at every position, and the same bytes however the work is cut. `ALLOD_GOLDENS` names another
 //! folder of models, such as `scripts/goldens/variants.py` makes; `ALLOD_GOLDEN` picks some by name.
 
-use allod_cpu::{Cpu, Isa, KvType, Options, Pool};
+use allod_cpu::{Activations, Cpu, Isa, KvType, Options, Pool};
 use allod_formats::{Metadata, Safetensors, TensorInfo, WeightSource, codec};
 use allod_models::{Error, Model, model, open_source};
 use allod_plan::{Backend, PAGE, SeqRows, Step};
@@ -58,6 +58,15 @@ struct Cut {
     together: bool,
     /// Every value is asked for, so that no operation runs in one pass with another.
     apart: bool,
+    activations: Activations,
+}
+
+impl Cut {
+    /// On one thread, one sequence after the other, each whole.
+    fn plain(length: usize) -> Cut {
+        let activations = Activations::default();
+        Cut { threads: 1, isa: Isa::best(), chunk: length, together: false, apart: false, activations }
+    }
 }
 
 pub(crate) fn open(g: &Golden) -> Result<Model, Error> {
@@ -76,6 +85,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
         context: length,
         pages: Some(per * ids.len()),
         cache_type: Some(KvType::F32),
+        activations: cut.activations,
         taps: if cut.apart { m.plan.values().iter().map(|v| v.name.clone()).collect() } else { vec![] },
         store: None,
     };
@@ -115,7 +125,7 @@ fn run(m: &Model, ids: &[Vec<u32>], cut: Cut) -> Vec<f32> {
 
 /// Results of all sequences at once.
 pub(crate) fn run_whole(m: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
-    run(m, ids, Cut { threads: 2, isa: Isa::best(), chunk: ids[0].len(), together: true, apart: false })
+    run(m, ids, Cut { threads: 2, together: true, ..Cut::plain(ids[0].len()) })
 }
 
 /// One vector for each sequence, all in one step.
@@ -212,17 +222,19 @@ fn the_bytes_do_not_depend_on_how_the_work_is_cut() {
         let whole = g.ids[0].len();
         // A model that sees the whole sequence at once cannot be fed in pieces.
         let pieces = if m.is_causal() { [whole, 1, 7] } else { [whole; 3] };
-        let base = Cut { threads: 1, isa: Isa::best(), chunk: whole, together: false, apart: false };
-        let expected = run(&m, &g.ids, base);
-        let cuts = [
-            Cut { together: true, threads: 2, ..base },
-            Cut { chunk: pieces[1], ..base },
-            Cut { chunk: pieces[2], threads: 3, together: true, ..base },
-            Cut { isa: Isa::Scalar, ..base },
-            Cut { apart: true, ..base },
-        ];
-        for cut in cuts {
-            assert!(same_bytes(&expected, &run(&m, &g.ids, cut)), "{}: other bytes with {cut:?}", g.name);
+        for activations in Activations::ALL {
+            let base = Cut { activations, ..Cut::plain(whole) };
+            let expected = run(&m, &g.ids, base);
+            let cuts = [
+                Cut { together: true, threads: 2, ..base },
+                Cut { chunk: pieces[1], ..base },
+                Cut { chunk: pieces[2], threads: 3, together: true, ..base },
+                Cut { isa: Isa::Scalar, ..base },
+                Cut { apart: true, ..base },
+            ];
+            for cut in cuts {
+                assert!(same_bytes(&expected, &run(&m, &g.ids, cut)), "{}: other bytes with {cut:?}", g.name);
+            }
         }
     }
 }
