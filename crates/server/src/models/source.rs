@@ -1,7 +1,7 @@
 //! Where a model comes from, and what is read of it before its weights are prepared.
 
 use crate::receipt::{Digests, text_digest};
-use allod_cpu::{Cpu, KvType, Options, Pool, Store};
+use allod_cpu::{Activations, Cpu, KvType, Options, Pool, Store};
 use allod_engine::engine::{AdapterId, Handle, SpillOptions, pages_in};
 use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, WeightSource};
@@ -139,6 +139,8 @@ pub struct Sizing {
     pub cache_bytes: Option<u64>,
     /// Type of cached keys and values.
     pub cache_type: Option<KvType>,
+    /// What BF16 weights are multiplied with.
+    pub activations: Activations,
     /// Most tokens drafted by looking them up in the text so far.
     pub draft: Option<usize>,
 }
@@ -301,6 +303,7 @@ fn size(model: &Model, sizing: &Sizing, context: usize, purpose: Purpose) -> (Op
         context,
         pages: Some(pages),
         cache_type: Some(cache_type),
+        activations: sizing.activations,
         store: Store::of_user(),
         ..Options::default()
     };
@@ -361,6 +364,7 @@ pub(crate) struct Loaded {
     /// Positions that the plan is made for; some rotary embeddings depend on it.
     pub(crate) planned_context: usize,
     pub(crate) cache_type: KvType,
+    pub(crate) activations: Activations,
     pub(crate) load_time: Duration,
     /// Digests of its files, once somebody has asked for a receipt.
     pub(crate) digests: OnceCell<Digests>,
@@ -413,6 +417,7 @@ impl Opened {
             plan_digest: self.model.plan.digest().to_hex().to_string(),
             planned_context: self.planned,
             cache_type: self.options.cache_type.unwrap_or(KvType::F16),
+            activations: self.options.activations,
             load_time: started.elapsed(),
             digests: OnceCell::new(),
             adapters: Mutex::default(),

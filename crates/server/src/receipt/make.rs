@@ -42,6 +42,7 @@ impl Recorder {
             template: job.template.clone(),
             adapters: Vec::new(),
             cache_type: lease.cache_type.name().into(),
+            activations: lease.activations,
             context: lease.planned_context,
         };
         let request = RequestPart {

@@ -19,6 +19,7 @@ pub fn text_digest(text: &str) -> String {
     digest::of(text.as_bytes())
 }
 
+use allod_cpu::Activations;
 use allod_engine::SamplingParams;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -71,8 +72,15 @@ pub struct ModelPart {
     pub adapters: Vec<String>,
     /// Type of cached keys and values.
     pub cache_type: String,
+    /// What BF16 weights were multiplied with; left out where it is the usual.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub activations: Activations,
     /// Positions that it was planned for.
     pub context: usize,
+}
+
+fn is_usual(activations: &Activations) -> bool {
+    *activations == Activations::default()
 }
 
 /// What was asked.

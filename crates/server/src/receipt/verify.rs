@@ -56,7 +56,12 @@ pub async fn verify(receipt: &Value, origin: Origin, threads: usize) -> Result<V
         .parse()
         .map_err(|_| VerifyError::Form(format!("cache_type {}", told.model.cache_type)))?;
     let mut catalog = Catalog::default();
-    let sizing = Sizing { context: Some(told.model.context), cache_type: Some(cache_type), ..Sizing::default() };
+    let sizing = Sizing {
+        context: Some(told.model.context),
+        cache_type: Some(cache_type),
+        activations: told.model.activations,
+        ..Sizing::default()
+    };
     catalog.insert(MODEL, Spec { sizing, ..Spec::new(origin) });
     // Nothing is written.
     let data = std::env::temp_dir().join(crate::ids::new("allod-verify-"));

@@ -1,12 +1,28 @@
 //! Receipts: made whatever else is served, verified by making the answers again, and not to be tampered with.
 
 use crate::client::{Served, serve, serve_with, settings, stories, user};
-use allod_server::{Difference, Origin, Settings, Verified, VerifyError, verify};
+use allod_cpu::Activations;
+use allod_formats::{Gguf, WeightSource};
+use allod_models::convert::{GgufOptions, to_gguf};
+use allod_server::{Difference, Origin, Settings, Sizing, Spec, Verified, VerifyError, verify};
+use allod_tensor::DType;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 fn check(receipt: &Value) -> Result<Verified, VerifyError> {
+    check_with(receipt, stories())
+}
+
+fn check_with(receipt: &Value, model: PathBuf) -> Result<Verified, VerifyError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(verify(receipt, Origin::Path(stories()), 2))
+    runtime.block_on(verify(receipt, Origin::Path(model), 2))
+}
+
+/// A receipt with a seal that fits what it says.
+fn sealed(mut changed: Value) -> Value {
+    changed.as_object_mut().unwrap().remove("seal");
+    let receipt: allod_server::Receipt = serde_json::from_value(changed).unwrap();
+    receipt.sealed()
 }
 
 fn difference(receipt: &Value) -> Difference {
@@ -45,15 +61,23 @@ fn requests() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// A server with one model that is run in this way.
+fn serve_sized(model: PathBuf, sizing: Sizing) -> Served {
+    let mut settings = settings(&[]);
+    settings.catalog.insert("stories", Spec { sizing, ..Spec::new(Origin::Path(model)) });
+    serve_with(settings)
+}
+
 fn receipts(served: &Served) -> Vec<Value> {
-    let ask = |(path, mut form): (&str, Value)| {
-        form["receipt"] = true.into();
-        form["seed"] = form.get("seed").cloned().unwrap_or_else(|| 3.into());
-        let answer = served.post(path, &form).json();
-        assert!(answer["receipt"].is_object(), "{answer}");
-        answer["receipt"].clone()
-    };
-    requests().into_iter().map(ask).collect()
+    requests().into_iter().map(|(path, form)| receipt_of(served, path, form)).collect()
+}
+
+fn receipt_of(served: &Served, path: &str, mut form: Value) -> Value {
+    form["receipt"] = true.into();
+    form["seed"] = form.get("seed").cloned().unwrap_or_else(|| 3.into());
+    let answer = served.post(path, &form).json();
+    assert!(answer["receipt"].is_object(), "{answer}");
+    answer["receipt"].clone()
 }
 
 #[test]
@@ -72,15 +96,8 @@ fn receipts_hold_and_do_not_depend_on_the_load() {
     });
     assert!(together.iter().all(|receipts| *receipts == alone));
     // Drafts change nothing.
-    let mut drafting = settings(&[("stories", stories())]);
-    drafting.catalog = {
-        let mut spec = allod_server::Spec::new(Origin::Path(stories()));
-        (spec.sizing.context, spec.sizing.draft) = (Some(512), Some(6));
-        let mut catalog = allod_server::Catalog::default();
-        catalog.insert("stories", spec);
-        catalog
-    };
-    assert_eq!(receipts(&serve_with(drafting)), alone);
+    let drafting = Sizing { context: Some(512), draft: Some(6), ..Sizing::default() };
+    assert_eq!(receipts(&serve_sized(stories(), drafting)), alone);
 }
 
 #[test]
@@ -174,11 +191,6 @@ fn a_receipt_that_was_changed_names_the_field() {
 fn a_false_receipt_with_a_true_seal_is_told_by_the_model() {
     let served = serve();
     let receipt = receipts(&served).remove(0);
-    let sealed = |mut changed: Value| {
-        changed.as_object_mut().unwrap().remove("seal");
-        let receipt: allod_server::Receipt = serde_json::from_value(changed).unwrap();
-        receipt.sealed()
-    };
     assert_eq!(sealed(receipt.clone()), receipt);
     let tokens = "answers[0].tokens.token_ids";
     let mut changed = receipt.clone();
@@ -209,4 +221,39 @@ fn a_false_receipt_with_a_true_seal_is_told_by_the_model() {
     let mut changed = receipt;
     changed["request"]["sampling"]["temperature"] = 2.0.into();
     assert!(difference(&sealed(changed)).field.starts_with(tokens));
+}
+
+#[test]
+fn rounded_activations_are_told_and_kept_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("stories.gguf");
+    let source = Gguf::open(stories()).unwrap();
+    let options = GgufOptions { matrices: Some(DType::BF16), ..GgufOptions::default() };
+    to_gguf(&source, source.metadata(), &model, &options).unwrap();
+    // Long and nearly by chance, so that a small difference shows.
+    let form = json!({ "prompt": "Once", "n": 4, "max_tokens": 300, "temperature": 2, "ignore_eos": true });
+    let [plain, rounded] = Activations::ALL.map(|activations| {
+        let sizing = Sizing { context: Some(512), activations, ..Sizing::default() };
+        receipt_of(&serve_sized(model.clone(), sizing), "/v1/completions", form.clone())
+    });
+    assert_ne!(plain["answers"], rounded["answers"]);
+    // As receipts were before there was a choice.
+    assert_eq!(plain["model"].get("activations"), None);
+    assert_eq!(rounded["model"]["activations"], "bf16");
+    let (mut more, mut less) = (plain.clone(), rounded.clone());
+    more["model"]["activations"] = "bf16".into();
+    less["model"].as_object_mut().unwrap().remove("activations");
+    for (receipt, changed) in [(plain, more), (rounded.clone(), less)] {
+        check_with(&receipt, model.clone()).unwrap();
+        assert_eq!(difference(&changed).field, "model.activations");
+        match check_with(&sealed(changed), model.clone()) {
+            Err(VerifyError::Differs(found)) => assert!(found.field.starts_with("answers["), "{found}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut unknown = rounded;
+    unknown["model"]["activations"] = "f8".into();
+    unknown.as_object_mut().unwrap().remove("seal");
+    let told = serde_json::from_value::<allod_server::Receipt>(unknown).unwrap_err().to_string();
+    assert!(told.contains("unknown variant `f8`, expected `f32` or `bf16`"), "{told}");
 }
