@@ -4,7 +4,7 @@ use crate::answer::{Answer, Pipe, Sink, answer};
 use crate::load::{self, MachineArgs};
 use crate::sampling::{SamplingArgs, recommended};
 use crate::template::Template;
-use allod_cpu::KvType;
+use allod_cpu::{Activations, KvType};
 use allod_engine::{Cancel, Request, SamplingParams, Session, StopStrings};
 use allod_text::output::{Format, Reader};
 use allod_text::{Guard, Special, Tokenizer};
@@ -48,6 +48,7 @@ pub(crate) struct Chat {
     /// Positions that it is planned for.
     pub(crate) planned: usize,
     pub(crate) cache_type: KvType,
+    pub(crate) activations: Activations,
 }
 
 impl Chat {
@@ -61,7 +62,7 @@ impl Chat {
         let (model, context) = load::model(load::adapted(source, &machine.adapter)?, machine.ctx)?;
         sampling.validate(model.config.vocab)?;
         let name = model.source.metadata().str("general.name").map_or_else(|| path.display().to_string(), String::from);
-        let (session, cache_type) = load::session(&model, &tokenizer, context, machine)?;
+        let (session, cache_type, activations) = load::session(&model, &tokenizer, context, machine)?;
         let trained = model.config.trained_context;
         let guard = Guard::new(&tokenizer);
         let plan = format!("blake3:{}", model.plan.digest().to_hex());
@@ -79,6 +80,7 @@ impl Chat {
             plan,
             planned,
             cache_type,
+            activations,
         })
     }
 

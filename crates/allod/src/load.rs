@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::printer::Progress;
-use allod_cpu::{Cpu, Isa, KvType, Options, Pool, Store, UnknownIsa};
+use allod_cpu::{Activations, Cpu, Isa, KvType, Options, Pool, Store, UnknownIsa};
 use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, Value, WeightSource};
 use allod_models::Model;
@@ -67,6 +67,10 @@ pub(crate) struct KernelArgs {
     /// Type of cached keys and values: f32, f16, bf16, q8_0 or q4_0 [default: f16; f32 where all weights are]
     #[arg(long, value_name = "TYPE")]
     cache_type: Option<KvType>,
+    /// What BF16 weights are multiplied with: activations as they are (f32), or rounded to BF16 (bf16), which processors
+    /// with AVX-512 BF16 multiply nearly twice as fast; other weights do not care
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    activations: Activations,
     /// Instruction set: scalar, avx2 or avx512 [default: the best here]; the answer does not depend on it
     #[arg(long, value_name = "ISA", value_parser = isa)]
     isa: Option<Isa>,
@@ -79,7 +83,13 @@ impl KernelArgs {
     /// Options with these choices, else the defaults.
     pub(crate) fn options(&self) -> Options {
         let store = if self.no_cache { None } else { Store::of_user() };
-        Options { cache_type: self.cache_type, isa: self.isa.unwrap_or_else(Isa::best), store, ..Options::default() }
+        Options {
+            cache_type: self.cache_type,
+            activations: self.activations,
+            isa: self.isa.unwrap_or_else(Isa::best),
+            store,
+            ..Options::default()
+        }
     }
 }
 
@@ -231,20 +241,20 @@ pub(crate) fn recurrent(model: &Model) -> bool {
     !model.plan.states().is_empty()
 }
 
-/// A conversation over a model, and the type of its cached keys and values.
+/// A conversation over a model, the type of its cached keys and values, and what BF16 weights are multiplied with.
 pub(crate) fn session(
     model: &Model,
     tokenizer: &Tokenizer,
     context: usize,
     machine: &MachineArgs,
-) -> Result<(allod_engine::Session, KvType)> {
+) -> Result<(allod_engine::Session, KvType, Activations)> {
     let sequences = if recurrent(model) { STATES } else { 1 };
     let drafted = machine.draft.as_ref().map_or(0, |_| machine.draft_max);
     let outputs = 1 + drafted;
     let pool = Arc::new(Pool::new(threads(machine.threads)));
     let options = Options { rows: ROWS.min(context), outputs, context, sequences, ..machine.kernels.options() };
     let cpu = prepare_on(model, pool.clone(), &options)?;
-    let cache_type = cpu.cache_type();
+    let (cache_type, activations) = (cpu.cache_type(), cpu.activations());
     let limits = EngineOptions { sequences: Some(1), draft: drafted, ..EngineOptions::for_plan(&model.plan, outputs) };
     let mut engine = Engine::new(Box::new(cpu), limits);
     if let Some(path) = machine.draft.as_deref().filter(|path| *path != Path::new(LOOKUP)) {
@@ -252,7 +262,7 @@ pub(crate) fn session(
         let cpu = prepare_on(&draft, pool, &Options { outputs: 1, sequences: 1, ..options })?;
         engine = engine.with_draft(Box::new(cpu), 1);
     }
-    Ok((allod_engine::Session::over(engine), cache_type))
+    Ok((allod_engine::Session::over(engine), cache_type, activations))
 }
 
 /// The model at `path`, if it can draft for another.

@@ -32,6 +32,7 @@ pub(crate) fn write(
         template,
         adapters: Vec::new(),
         cache_type: chat.cache_type.name().into(),
+        activations: chat.activations,
         context: chat.planned,
     };
     let request = RequestPart {

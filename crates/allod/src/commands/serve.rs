@@ -315,6 +315,7 @@ fn spec(name: &str, model: &ModelPart, sizing: &Sizing) -> Result<Spec> {
         parallel: model.parallel.or(sizing.parallel),
         cache_bytes: model.cache_bytes,
         cache_type: cache_type.with_context(|| format!("models.{name}.cache_type"))?,
+        activations: model.activations,
         draft: model.draft,
     };
     Ok(Spec {

@@ -207,6 +207,7 @@ fn check_key(key: &[String], source: &Source) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use allod_cpu::Activations;
     use allod_server::Limits;
 
     fn read(file: &str, environment: &[(&str, &str)], flags: Value) -> Result<Layered> {
@@ -219,7 +220,8 @@ mod tests {
 
     #[test]
     fn later_layers_go_over_earlier_ones() {
-        let file = "port = 1\nctx = 2\nmemory = \"2K\"\n[limits]\nbody = 5\n[models.'a.b']\npath = 'x.gguf'\n";
+        let file = "port = 1\nctx = 2\nmemory = \"2K\"\n[limits]\nbody = 5\n\
+                    [models.'a.b']\npath = 'x.gguf'\nactivations = 'bf16'\n";
         let environment =
             [("ALLOD_CTX", "3"), ("ALLOD_API_KEY", "1, 2"), ("ALLOD_LIMITS_HEADERS", "9"), ("ALLOD_HOST", "::1")];
         let layered = read(file, &environment, json!({ "ctx": 4, "models": { "c": { "path": "/y.gguf" } } })).unwrap();
@@ -231,6 +233,7 @@ mod tests {
         // A path in the file is relative to the file.
         assert!(config.models["a.b"].path.is_absolute());
         assert_eq!(config.models["c"].path, Path::new("/y.gguf"));
+        assert_eq!(["a.b", "c"].map(|name| config.models[name].activations), [Activations::BF16, Activations::F32]);
         let shown = layered.shown();
         for line in ["ctx = 4  # flag", "headers = 9  # environment: ALLOD_LIMITS_HEADERS", "grace = 30  # default"] {
             assert!(shown.contains(line), "{shown}");
@@ -256,6 +259,7 @@ mod tests {
             ("zebra = 1", ["there is no key zebra", "--print-config"]),
             ("port = 'many'", ["allod.toml: port:", "invalid type"]),
             ("memory = '8X'", ["memory", "expected a number of bytes"]),
+            ("[models.a]\nactivations = 'f8'", ["models.a.activations", "expected `f32` or `bf16`"]),
             ("port = 1\nport = 2", ["allod.toml", "duplicate key"]),
             ("port = ", ["allod.toml", "1"]),
         ] {

@@ -7,6 +7,7 @@ pub(crate) use layers::Layered;
 pub(crate) use values::bytes;
 
 use crate::failure::Failure;
+use allod_cpu::Activations;
 use allod_server::{Doors, Limits};
 use anyhow::{Context, Result};
 use indexmap::IndexMap;
@@ -156,6 +157,8 @@ pub(crate) struct ModelPart {
     pub(crate) draft: Option<usize>,
     /// Type of cached keys and values.
     pub(crate) cache_type: Option<String>,
+    /// What BF16 weights are multiplied with.
+    pub(crate) activations: Activations,
     /// Bytes of keys and values.
     #[serde(deserialize_with = "byte_count_option")]
     pub(crate) cache_bytes: Option<u64>,

@@ -158,6 +158,33 @@ fn a_folder_runs_like_a_file() {
 }
 
 #[test]
+fn activations_are_chosen_and_told_in_the_receipt() {
+    let dir = tempfile::tempdir().unwrap();
+    let [model, receipt] =
+        ["model.gguf", "receipt.json"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    assert_eq!(allod(&["convert", "default", "--type", "BF16", "-o", &model], "").code, 0);
+    let told = |flags: &[&str]| -> Value {
+        let run = ["run", &model, "a brave fish", "--seed", "1", "--max-tokens", "60", "--receipt", &receipt];
+        assert_eq!(allod(&[&run[..], flags].concat(), "").code, 0);
+        let verified = allod(&["verify", &receipt, "--model", &model, "--json"], "").json();
+        assert_eq!(verified["verified"], true, "{flags:?} {verified}");
+        serde_json::from_slice(&std::fs::read(&receipt).unwrap()).unwrap()
+    };
+    assert_eq!(told(&["--activations", "bf16"])["model"]["activations"], "bf16");
+    let usual = told(&[]);
+    assert_eq!(usual["model"].get("activations"), None);
+    assert_eq!(told(&["--activations", "F32"]), usual);
+    // Weights of other types do not care.
+    let answer = |activations| {
+        let run = ["run", "default", "a brave fish", "--temperature", "0", "--json", "--activations", activations];
+        ids(&allod(&run, "").json()["token_ids"])
+    };
+    assert_eq!(answer("bf16"), answer("f32"));
+    let refused = allod(&["run", "default", "a fish", "--activations", "f8"], "");
+    assert!(refused.code == 2 && refused.err.contains("f32 and bf16"), "{}", refused.err);
+}
+
+#[test]
 fn a_receipt_is_verified_and_a_false_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("receipt.json");
