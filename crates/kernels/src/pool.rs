@@ -29,9 +29,10 @@ use std::{
 const WORKER_SPIN: Duration = Duration::from_micros(60);
 /// How long the caller spins for the last tasks before it sleeps.
 const CALLER_SPIN: Duration = Duration::from_micros(400);
-/// How long a worker keeps its core without asking whether others want it, and how many tasks it does between looks at
-/// the clock.
-const STAY: (Duration, u32) = (Duration::from_millis(1), 8);
+/// How long a worker keeps its core without asking whether others want it.
+const STAY: Duration = Duration::from_millis(1);
+/// Tasks that a worker does between looks at the clock.
+const LOOK: u32 = 8;
 
 /// Threads that share the tasks of one region after the other.
 pub struct Pool {
@@ -223,7 +224,7 @@ impl Shared {
         while !self.stop.load(SeqCst) {
             self.work(|| {
                 tasks = tasks.wrapping_add(1);
-                if tasks.is_multiple_of(STAY.1) && since.elapsed() >= STAY.0 {
+                if tasks.is_multiple_of(LOOK) && since.elapsed() >= STAY {
                     thread::yield_now();
                     since = Instant::now();
                 }
