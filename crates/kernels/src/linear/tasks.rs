@@ -316,7 +316,7 @@ impl<'a> Out<'a> {
 
     /// Writes the sums of one panel.
     fn write(&self, panel: usize, to: &[usize], sums: &[Sums]) {
-        let n = self.width(panel);
+        let n = self.w.panel_rows(panel);
         let rows = to.iter().zip(sums);
         // A copy of known length is no call.
         if n == ROWS {
@@ -324,11 +324,6 @@ impl<'a> Out<'a> {
         } else {
             rows.for_each(|(&t, sums)| self.part(panel, t, n).copy_from_slice(&sums[..n]));
         }
-    }
-
-    /// Rows of the weights in a panel.
-    fn width(&self, panel: usize) -> usize {
-        ROWS.min(self.w.rows() - panel * ROWS)
     }
 
     /// The `n` numbers of a panel in output row `t`.
@@ -352,7 +347,7 @@ impl<'a> Out<'a> {
 
     /// Joins what is written of one panel with the sums of the other half.
     fn join(&self, glu: Glu, isa: Isa, panel: usize, to: &[usize], up: &[Sums]) {
-        let (mut room, n) = ([[0.0; ROWS]; 8], self.width(panel));
+        let (mut room, n) = ([[0.0; ROWS]; 8], self.w.panel_rows(panel));
         for (to, up) in to.chunks(room.len()).zip(up.chunks(room.len())) {
             let gate = &mut room[..to.len()];
             for (&t, gate) in to.iter().zip(&mut *gate) {
@@ -445,7 +440,7 @@ struct Side<'a> {
 impl Side<'_> {
     /// Rows of the matrix in the panel.
     fn rows(&self) -> usize {
-        ROWS.min(self.w.rows() - self.panel * ROWS)
+        self.w.panel_rows(self.panel)
     }
 
     fn is_short(&self) -> bool {

@@ -160,10 +160,15 @@ impl Weights {
         self.rows.div_ceil(ROWS)
     }
 
+    /// Rows in a panel: 16, but for the short one at the end.
+    pub(super) fn panel_rows(&self, panel: usize) -> usize {
+        ROWS.min(self.rows - panel * ROWS)
+    }
+
     /// Hands the bytes of a whole panel to `f`; the short panel at the end is filled up with zero rows.
     pub(crate) fn with_panel<R>(&self, expert: usize, panel: usize, f: impl FnOnce(&[u8]) -> R) -> R {
         let row_bytes = self.row_bytes();
-        let n = ROWS.min(self.rows - panel * ROWS);
+        let n = self.panel_rows(panel);
         let start = (expert * self.rows + panel * ROWS) * row_bytes;
         let bytes = &self.data[start..start + n * row_bytes];
         if n == ROWS || row_bytes == 0 {

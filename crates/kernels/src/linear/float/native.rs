@@ -54,7 +54,6 @@ fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
 pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums: [&mut [Sums]; P], done: &mut Done) {
     const MOST: usize = 8;
     const COLUMN: usize = 2 * ROWS;
-    let mut room = [[0.0; STRETCH]; MOST];
     let cols = panels[0].len() / COLUMN;
     for first in (0..cols).step_by(STRETCH) {
         let len = STRETCH.min(cols - first);
@@ -73,6 +72,7 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
                 });
             }
             if plain {
+                let mut room = [[0.0; STRETCH]; MOST];
                 let mut numbers: [&[f32]; MOST] = [&[]; MOST];
                 for ((to, x), room) in numbers.iter_mut().zip(&rows).zip(&mut room) {
                     *to = bf16::numbers(x, room);
