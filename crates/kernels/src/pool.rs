@@ -8,7 +8,8 @@
 //! On shared cores two things do harm. A woken worker may land on the caller's core and spin there while the caller
 //! waits to run: so whoever spins gives the core away between looks. And a worker may be put aside in the middle of a
 //! task that all wait for: so it gives its core away between tasks, before the system takes it. Where that happens all
-//! the same, the caller sleeps after a while, for an idle core is where the scheduler moves that worker to.
+//! the same, the caller sleeps after a while, for an idle core is where the scheduler moves that worker to, and then
+//! begins its regions alone for a time ([`Patience`]).
 #![expect(unsafe_code, reason = "tasks borrow from the caller, who waits for them")]
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
     cell::{Cell, UnsafeCell},
     hint::spin_loop,
     marker::PhantomData,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,13 +35,48 @@ const CALLER_SPIN: Duration = Duration::from_micros(400);
 const STAY: Duration = Duration::from_millis(1);
 /// Tasks that a worker does between looks at the clock.
 const LOOK: u32 = 8;
+/// Wait of a caller from which a worker was put aside.
+const HELD_UP: Duration = Duration::from_micros(200);
+/// How long a caller that was held up begins its regions alone: the first time, and at most.
+const ALONE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(512));
+/// How soon afterwards it must be held up again to be alone for longer.
+const AGAIN: Duration = Duration::from_millis(20);
+/// How long a region that is begun alone stays so.
+const ALONE_REGION: Duration = Duration::from_millis(1);
 
 /// Threads that share the tasks of one region after the other.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     /// Held by the caller of the running region: callers from several threads take turns.
-    turn: Mutex<()>,
+    turn: Mutex<Patience>,
+}
+
+/// Whether the caller waits for workers. Once it has waited for longer than it worked, a worker had been put aside in
+/// the middle of a task; others want the cores. So it begins regions alone, for a time that doubles while that goes on;
+/// workers come in where one lasts.
+#[derive(Default)]
+struct Patience {
+    until: Option<Instant>,
+    alone: Duration,
+}
+
+impl Patience {
+    /// Whether a region that begins now is begun alone.
+    fn is_out(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The caller `worked` on a region and then `waited`.
+    fn learn(&mut self, worked: Duration, waited: Duration) {
+        if waited < HELD_UP.max(worked) {
+            return;
+        }
+        let now = Instant::now();
+        let again = self.until.is_some_and(|until| now < until + AGAIN);
+        self.alone = if again { (self.alone * 2).min(ALONE.1) } else { ALONE.0 };
+        self.until = Some(now + self.alone);
+    }
 }
 
 struct Worker {
@@ -54,8 +91,11 @@ struct Region {
 }
 
 struct Shared {
-    /// Region number (high half) and tasks not yet claimed (low half).
-    state: CacheLine<AtomicU64>,
+    /// Number of the region.
+    number: CacheLine<AtomicU64>,
+    /// A share of the tasks for each thread, which the others help with when they have done their own: neighbouring tasks
+    /// read neighbouring memory. Region number (high half) and tasks not yet claimed (low half).
+    lanes: Box<[CacheLine<AtomicU64>]>,
     /// Tasks done in this region.
     done: CacheLine<AtomicUsize>,
     /// Written only while no task is claimed and none is left; read only by who has claimed one.
@@ -64,13 +104,15 @@ struct Shared {
     caller_sleeps: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
+    /// Workers leave the region to its caller.
+    alone: AtomicBool,
 }
 
 #[repr(align(128))]
 struct CacheLine<T>(T);
 
 // SAFETY: `region` is written by the one caller that holds `turn`, when no task of the last region is claimed and none
-// is left (so nobody reads it), and is published by the release store to `state`; the pointed-to closure is `Sync` and
+// is left (so nobody reads it), and is published by the release stores to `lanes`; the pointed-to closure is `Sync` and
 // outlives the region because the caller waits until every task is done.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
@@ -86,16 +128,18 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         fn nothing(_: usize) {}
         let shared = Arc::new(Shared {
-            state: CacheLine(AtomicU64::new(0)),
+            number: CacheLine(AtomicU64::new(0)),
+            lanes: (0..threads.max(1)).map(|_| CacheLine(AtomicU64::new(0))).collect(),
             done: CacheLine(AtomicUsize::new(0)),
             region: UnsafeCell::new(Region { task: &nothing, tasks: 0 }),
             caller: Mutex::new(None),
             caller_sleeps: AtomicBool::new(false),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
         });
         let workers = (1..threads).filter_map(|i| Worker::start(i, &shared)).collect();
-        Pool { shared, workers, turn: Mutex::new(()) }
+        Pool { shared, workers, turn: Mutex::default() }
     }
 
     /// Threads that work on a region, the caller's included.
@@ -112,20 +156,20 @@ impl Pool {
         if tasks <= 1 || self.workers.is_empty() || IN_TASK.get() {
             return (0..tasks).for_each(task);
         }
-        let turn = lock(&self.turn);
+        let mut patience = lock(&self.turn);
         // A count above what the state's half holds is cut into regions.
         let most = u32::MAX as usize;
         for first in (0..tasks).step_by(most) {
-            self.region(most.min(tasks - first), &|i| task(first + i));
+            self.region(&mut patience, most.min(tasks - first), &|i| task(first + i));
         }
-        drop(turn);
+        drop(patience);
         let panic = lock(&self.shared.panic).take();
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
     }
 
-    fn region(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    fn region(&self, patience: &mut Patience, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         *lock(&shared.caller) = Some(thread::current());
         shared.done.0.store(0, Relaxed);
@@ -134,15 +178,40 @@ impl Pool {
         let task: *const (dyn Fn(usize) + Sync + 'static) = unsafe { std::mem::transmute(task) };
         // SAFETY: see `unsafe impl Sync for Shared`.
         unsafe { *shared.region.get() = Region { task, tasks } };
-        let number = (shared.state.0.load(Relaxed) >> 32).wrapping_add(1);
-        shared.state.0.store(number << 32 | tasks as u64, SeqCst);
+        let number = shared.number.0.load(Relaxed).wrapping_add(1);
+        let mut alone = patience.is_out();
+        shared.alone.store(alone, SeqCst);
+        for (lane, share) in shared.lanes.iter().enumerate() {
+            share.0.store(number << 32 | shared.share(tasks, lane).len() as u64, Release);
+        }
+        shared.number.0.store(number, SeqCst);
+        if !alone {
+            self.wake(tasks);
+        }
+        let start = Instant::now();
+        shared.work(
+            0,
+            || true,
+            || {
+                if alone && start.elapsed() >= ALONE_REGION {
+                    alone = false;
+                    shared.alone.store(false, SeqCst);
+                    self.wake(tasks);
+                }
+            },
+        );
+        let worked = start.elapsed();
+        shared.wait(tasks);
+        patience.learn(worked, start.elapsed() - worked);
+    }
+
+    /// Wakes sleeping workers for so many tasks.
+    fn wake(&self, tasks: usize) {
         for w in self.workers.iter().take(tasks - 1) {
             if w.sleeping.load(SeqCst) && w.sleeping.swap(false, SeqCst) {
                 w.unpark();
             }
         }
-        shared.work(|| {});
-        shared.wait(tasks);
     }
 }
 
@@ -163,7 +232,7 @@ impl Worker {
     fn start(i: usize, shared: &Arc<Shared>) -> Option<Worker> {
         let (shared, sleeping) = (shared.clone(), Arc::new(AtomicBool::new(false)));
         let asleep = sleeping.clone();
-        let handle = thread::Builder::new().name(format!("kernel-{i}")).spawn(move || shared.serve(&asleep)).ok()?;
+        let handle = thread::Builder::new().name(format!("kernel-{i}")).spawn(move || shared.serve(i, &asleep)).ok()?;
         Some(Worker { sleeping, handle: Some(handle) })
     }
 
@@ -175,14 +244,21 @@ impl Worker {
 }
 
 impl Shared {
-    /// Claims and runs tasks until none is left, and calls `between` after each.
-    fn work(&self, mut between: impl FnMut()) {
+    /// The tasks of a lane.
+    fn share(&self, tasks: usize, lane: usize) -> Range<usize> {
+        let lanes = self.lanes.len();
+        let start = |lane: usize| tasks / lanes * lane + (tasks % lanes).min(lane);
+        start(lane)..start(lane + 1)
+    }
+
+    /// Claims and runs tasks while it `may` and one is left, those of its own lane first, and calls `between` after each.
+    fn work(&self, own: usize, may: impl Fn() -> bool, mut between: impl FnMut()) {
         let _inside = InTask::enter();
-        while let Some(left) = self.claim() {
+        while let Some((lane, left)) = may().then(|| self.claim(own)).flatten() {
             // SAFETY: a claimed task keeps its region alive and `region` unwritten until `done` counts it.
             let Region { task, tasks } = unsafe { *self.region.get() };
             // SAFETY: as above.
-            let run = AssertUnwindSafe(|| unsafe { (*task)(tasks - left) });
+            let run = AssertUnwindSafe(|| unsafe { (*task)(self.share(tasks, lane).end - left) });
             if let Err(payload) = catch_unwind(run) {
                 lock(&self.panic).get_or_insert(payload);
             }
@@ -193,16 +269,14 @@ impl Shared {
         }
     }
 
-    /// Takes one task; gives how many were left, this one included.
-    fn claim(&self) -> Option<usize> {
-        let mut state = self.state.0.load(Acquire);
-        while state as u32 != 0 {
-            match self.state.0.compare_exchange_weak(state, state - 1, AcqRel, Acquire) {
-                Ok(_) => return Some(state as u32 as usize),
-                Err(now) => state = now,
-            }
-        }
-        None
+    /// Takes one task; gives its lane and how many were left there, this one included.
+    fn claim(&self, own: usize) -> Option<(usize, usize)> {
+        let lanes = self.lanes.len();
+        (own..own + lanes).map(|lane| lane % lanes).find_map(|lane| {
+            let claimed =
+                self.lanes[lane].0.fetch_update(AcqRel, Acquire, |state| (state as u32 != 0).then(|| state - 1));
+            claimed.ok().map(|state| (lane, state as u32 as usize))
+        })
     }
 
     /// Waits until `tasks` are done.
@@ -218,11 +292,17 @@ impl Shared {
     }
 
     /// A worker's life.
-    fn serve(&self, sleeping: &AtomicBool) {
-        let ready = || self.state.0.load(SeqCst) as u32 != 0 || self.stop.load(Relaxed);
+    fn serve(&self, own: usize, sleeping: &AtomicBool) {
+        let seen = Cell::new(0);
+        let welcome = || !self.alone.load(SeqCst);
+        let ready = || self.number.0.load(SeqCst) != seen.get() && welcome() || self.stop.load(Relaxed);
         let (mut since, mut tasks) = (Instant::now(), 0u32);
         while !self.stop.load(SeqCst) {
-            self.work(|| {
+            let number = self.number.0.load(SeqCst);
+            if welcome() {
+                seen.set(number);
+            }
+            self.work(own, welcome, || {
                 tasks = tasks.wrapping_add(1);
                 if tasks.is_multiple_of(LOOK) && since.elapsed() >= STAY {
                     thread::yield_now();

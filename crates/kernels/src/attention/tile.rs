@@ -33,7 +33,7 @@ fn few_rows(isa: Isa) -> usize {
 /// Pages of values that are taken together.
 const VALUE_PAGES: usize = 8;
 /// Pages between the values that are multiplied and those that are asked for.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
 const SCORES: usize = SPLIT + PAGE;
 /// Tiles per thread below which splits become the tasks.
@@ -405,9 +405,11 @@ impl Call<'_> {
         let step = if tile.rows() > DIRECT_ROWS { VALUE_PAGES } else { 1 };
         for page in pages.clone().step_by(step) {
             let some = page..pages.end.min(page + step);
-            let plane = |page: usize| self.values_of(tile, page.min(pages.end - 1));
-            let planes: [&[u8]; VALUE_PAGES] = std::array::from_fn(|i| plane(page + i));
-            let ahead: [&[u8]; VALUE_PAGES] = std::array::from_fn(|i| plane(page + i + AHEAD));
+            let (mut planes, mut ahead) = ([&[][..]; VALUE_PAGES], [&[][..]; VALUE_PAGES]);
+            for i in 0..some.len() {
+                planes[i] = self.values_of(tile, page + i);
+                ahead[i] = self.values_of(tile, (page + i + AHEAD).min(pages.end - 1));
+            }
             self.blocks(tile, some, DIRECT_ROWS, |rows, seen| {
                 let w = &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..];
                 let seen = seen.start - page..seen.end - page;

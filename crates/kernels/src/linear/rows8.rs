@@ -40,6 +40,10 @@ pub(super) struct Block256 {
     pub(super) offset128: [i32; 8],
     /// -127 times the sum of all integers.
     pub(super) offset127: i32,
+    /// The greatest sum of magnitudes of 16 integers.
+    pub(super) most16: i16,
+    /// The greatest sum of magnitudes of those of 32 integers that have the same sign.
+    pub(super) side32: i16,
     pub(super) q: [i8; 256],
 }
 
@@ -56,6 +60,8 @@ impl Block256 {
         offset32: [0; 16],
         offset128: [0; 8],
         offset127: 0,
+        most16: 0,
+        side32: 0,
         q: [0; 256],
     };
 }
@@ -63,33 +69,33 @@ impl Block256 {
 /// Writes `x` as blocks: 32 numbers each.
 pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
     match isa {
-        Isa::Scalar => blocks32(x, out, lanes),
+        Isa::Scalar => blocks32(x, out, halves),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => x86::avx2::blocks32(x, out),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => x86::avx512::blocks32(x, out),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => blocks32(x, out, lanes),
+        _ => blocks32(x, out, halves),
     }
 }
 
 /// Writes `x` as blocks: 256 numbers each.
 pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256]) {
     match isa {
-        Isa::Scalar => blocks256(x, out, lanes),
+        Isa::Scalar => blocks256(x, out, halves),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => x86::avx2::blocks256(x, out),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => x86::avx512::blocks256(x, out),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => blocks256(x, out, lanes),
+        _ => blocks256(x, out, halves),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions chosen at run time")]
 mod x86 {
-    use super::{Block32, Block256};
+    use super::{Block32, Block256, Half};
     use std::arch::x86_64::*;
 
     macro_rules! tier {
@@ -103,8 +109,12 @@ mod x86 {
         ($name:ident, $block:ty, $features:literal) => {
             pub(in super::super) fn $name(x: &[f32], out: &mut [$block]) {
                 #[target_feature(enable = $features)]
+                #[expect(
+                    clippy::redundant_closure,
+                    reason = "a closure has this function's instructions, a function's name not"
+                )]
                 fn compiled(x: &[f32], out: &mut [$block]) {
-                    super::super::$name(x, out, lanes);
+                    super::super::$name(x, out, |q| halves(q));
                 }
                 // SAFETY: called only where the machine has the tier.
                 unsafe { compiled(x, out) }
@@ -114,25 +124,31 @@ mod x86 {
     tier!(avx2, "avx2,fma");
     tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl");
 
-    /// [`lanes`](super::lanes), inlined where AVX2 is.
+    /// [`halves`](super::halves), inlined where AVX2 is.
     #[inline(always)]
-    fn lanes(q: &[i8; 32]) -> [[i16; 2]; 2] {
+    fn halves(q: &[i8; 32]) -> [Half; 2] {
         // SAFETY: 32 bytes; and see above.
-        let sums = unsafe {
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256(q.as_ptr().cast()));
+        let (sums, magnitudes) = unsafe {
+            let q = _mm256_loadu_si256(q.as_ptr().cast());
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), q);
             let pairs = _mm256_add_epi16(pairs, _mm256_srli_si256::<8>(pairs));
             let pairs = _mm256_add_epi16(pairs, _mm256_srli_si256::<4>(pairs));
-            [_mm256_extract_epi32::<0>(pairs), _mm256_extract_epi32::<4>(pairs)]
+            let eights = _mm256_sad_epu8(_mm256_abs_epi8(q), _mm256_setzero_si256());
+            let sixteens = _mm256_add_epi16(eights, _mm256_srli_si256::<8>(eights));
+            (
+                [_mm256_extract_epi32::<0>(pairs), _mm256_extract_epi32::<4>(pairs)],
+                [_mm256_extract_epi16::<0>(sixteens), _mm256_extract_epi16::<8>(sixteens)],
+            )
         };
-        sums.map(|two| [two as i16, (two >> 16) as i16])
+        [0, 1].map(|i| Half { lanes: [sums[i] as i16, (sums[i] >> 16) as i16], magnitude: magnitudes[i] as i16 })
     }
 }
 
 #[inline(always)]
-fn blocks32(x: &[f32], out: &mut [Block32], lanes: impl Fn(&[i8; 32]) -> [[i16; 2]; 2]) {
+fn blocks32(x: &[f32], out: &mut [Block32], halves: impl Fn(&[i8; 32]) -> [Half; 2]) {
     for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
         out.scale = quantize(x, &mut out.q);
-        let [a, b] = lanes(&out.q);
+        let [a, b] = halves(&out.q).map(|half| half.lanes);
         let lanes = [a[0] + b[0], a[1] + b[1]];
         let sum = i32::from(lanes[0]) + i32::from(lanes[1]);
         out.lanes16 = lanes.map(|sum| -16 * sum);
@@ -141,20 +157,25 @@ fn blocks32(x: &[f32], out: &mut [Block32], lanes: impl Fn(&[i8; 32]) -> [[i16; 
 }
 
 #[inline(always)]
-fn blocks256(x: &[f32], out: &mut [Block256], lanes: impl Fn(&[i8; 32]) -> [[i16; 2]; 2]) {
+fn blocks256(x: &[f32], out: &mut [Block256], halves: impl Fn(&[i8; 32]) -> [Half; 2]) {
     // Filled on the stack: where another core has read the output, what is stored there can be read again only much later.
     let mut block = Block256::ZERO;
     for (x, out) in x.as_chunks::<256>().0.iter().zip(out) {
         block.scale = quantize(x, &mut block.q);
+        let (mut most16, mut side32) = (0, 0);
         for (i, q) in block.q.as_chunks::<32>().0.iter().enumerate() {
-            for (i, lanes) in (2 * i..).zip(lanes(q)) {
-                let sum = lanes[0] + lanes[1];
+            let halves = halves(q);
+            for (i, half) in (2 * i..).zip(&halves) {
+                let sum = half.lanes[0] + half.lanes[1];
                 (block.sums16[i], block.offset32[i]) = (sum, -32 * i32::from(sum));
-                block.lanes32[i] = lanes.map(|sum| -32 * sum);
+                block.lanes32[i] = half.lanes.map(|sum| -32 * sum);
+                most16 = most16.max(half.magnitude);
             }
             block.sums32[i] = block.sums16[2 * i] + block.sums16[2 * i + 1];
+            side32 = side32.max((halves[0].magnitude + halves[1].magnitude + block.sums32[i].abs()) / 2);
             block.offset128[i] = -128 * i32::from(block.sums32[i]);
         }
+        (block.most16, block.side32) = (most16, side32);
         block.offset127 = -127 * block.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
         *out = block;
     }
@@ -180,13 +201,24 @@ fn quantize<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
     max / 127.0
 }
 
-/// For each 16 integers: the sums of those at places 0 and 1 modulo 4, and of those at places 2 and 3.
+/// What is known of 16 integers.
+#[derive(Clone, Copy, Default)]
+struct Half {
+    /// The sum of those at places 0 and 1 modulo 4, and of those at places 2 and 3.
+    lanes: [i16; 2],
+    /// The sum of magnitudes.
+    magnitude: i16,
+}
+
 #[inline(always)]
-fn lanes(q: &[i8; 32]) -> [[i16; 2]; 2] {
-    let mut sums = [[0i16; 2]; 2];
-    for (i, q) in q.as_chunks::<4>().0.iter().enumerate() {
-        sums[i / 4][0] += i16::from(q[0]) + i16::from(q[1]);
-        sums[i / 4][1] += i16::from(q[2]) + i16::from(q[3]);
+fn halves(q: &[i8; 32]) -> [Half; 2] {
+    let mut halves = [Half::default(); 2];
+    for (half, q) in halves.iter_mut().zip(q.as_chunks::<16>().0) {
+        for q in q.as_chunks::<4>().0 {
+            half.lanes[0] += i16::from(q[0]) + i16::from(q[1]);
+            half.lanes[1] += i16::from(q[2]) + i16::from(q[3]);
+        }
+        half.magnitude = q.iter().map(|q| i16::from(q.unsigned_abs())).sum();
     }
-    sums
+    halves
 }

@@ -181,8 +181,6 @@ struct Job {
     panels: usize,
     rows: usize,
     group: usize,
-    /// Stretches whose groups are taken by turns, so that each of as many threads goes on where it was.
-    lanes: usize,
 }
 
 impl Job {
@@ -195,8 +193,7 @@ impl Job {
         } else {
             MAX_PANELS.max(BYTES.start / (panel_bytes * rows.min(MAX_ROWS)))
         };
-        let lanes = if rows < FEW_ROWS { threads } else { 1 };
-        Job { panels, rows, group: group.clamp(1, panels.max(1)), lanes }
+        Job { panels, rows, group: group.clamp(1, panels.max(1)) }
     }
 
     fn tasks(&self) -> usize {
@@ -206,9 +203,7 @@ impl Job {
     /// Panels and input rows of task `i`.
     fn task(&self, i: usize) -> (Range<usize>, Range<usize>) {
         let groups = self.panels.div_ceil(self.group);
-        let (turn, lane) = (i % groups / self.lanes, i % groups % self.lanes);
-        let group = lane * (groups / self.lanes) + lane.min(groups % self.lanes) + turn;
-        let (panel, row) = (group * self.group, i / groups * MAX_ROWS);
+        let (panel, row) = (i % groups * self.group, i / groups * MAX_ROWS);
         (panel..(panel + self.group).min(self.panels), row..(row + MAX_ROWS).min(self.rows))
     }
 }

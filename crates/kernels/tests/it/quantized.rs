@@ -62,9 +62,25 @@ pub(crate) fn random(dtype: DType, halves: &[usize], shape: &[usize], seed: u64)
     Tensor::new(dtype, shape, data.into()).unwrap()
 }
 
-/// Rows with a few large numbers, as activations have.
+/// Rows with a few large numbers, as activations have; or of numbers that are all as large as any; or with so many such
+/// numbers of one sign in a stretch that sums of products come close to 16 bits, above and below.
 fn activations(seed: u64, n: usize) -> Vec<f32> {
-    noise(seed, n).iter().enumerate().map(|(i, v)| if i % 97 == 13 { v * 8.0 } else { *v }).collect()
+    let noise = noise(seed, n);
+    let of = |i: usize| match seed % 4 {
+        0 => noise[i].signum(),
+        1 => {
+            let stretch = noise[i / 16 * 16];
+            let large = (stretch.abs() * 1000.0) as usize % 12;
+            match i % 16 {
+                at if at < large => 127.0 * stretch.signum(),
+                at if at == large => (noise[i] * 127.0).round(),
+                _ => 0.0,
+            }
+        }
+        _ if i % 97 == 13 => noise[i] * 8.0,
+        _ => noise[i],
+    };
+    (0..n).map(of).collect()
 }
 
 proptest! {

@@ -146,6 +146,19 @@ trait Fine: Type {}
 trait Super: Type {
     /// True when integers times their scales are from -127 to 128, so that a byte holds them.
     const FOLDS: bool = false;
+    /// The greatest magnitude of an integer.
+    const MOST: i32 = 128;
+
+    /// Whether sums over a stretch of products with a block fit 16 bits.
+    #[inline(always)]
+    fn fits(x: &Block256) -> bool {
+        let most = match (Self::OFFSET, Self::STRETCH) {
+            (0, 32) => x.side32,
+            (_, 16) => x.most16,
+            _ => i16::MAX,
+        };
+        i32::from(most) * Self::MOST <= i32::from(i16::MAX)
+    }
 }
 
 /// The chunks of a panel: first column, number of columns, bytes.

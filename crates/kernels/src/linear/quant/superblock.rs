@@ -6,7 +6,7 @@ use allod_tensor::DType;
 
 macro_rules! superblock {
     (
-        $name:ident, offset $offset:literal, minima $minima:literal, stretch $stretch:literal, folds $folds:literal,
+        $name:ident, offset $offset:literal, minima $minima:literal, stretch $stretch:literal, folds $folds:literal, most $most:literal,
         chain $chain:literal, granules $granules:literal, parts $parts:literal,
         place |$place_round:ident, $part:ident| $place:expr,
         numbers |$at:ident, $slab:ident| $numbers:block,
@@ -16,6 +16,7 @@ macro_rules! superblock {
         pub(super) struct $name;
         impl Super for $name {
             const FOLDS: bool = $folds;
+            const MOST: i32 = $most;
         }
         impl Type for $name {
             const DTYPE: DType = DType::$name;
@@ -80,7 +81,7 @@ fn put_scales_and_minima<V: Vector>(slab: &mut Slab, a: V, b: V, c: V) {
 }
 
 superblock!(
-    Q4_K, offset 0, minima true, stretch 32, folds false, chain 8, granules 8, parts 2,
+    Q4_K, offset 0, minima true, stretch 32, folds false, most 15, chain 8, granules 8, parts 2,
     place |round, part| (2 * round + part, 0),
     numbers |at, slab| {
         (slab.d[0], slab.m[0]) = (V::halves(at(0)), V::halves(at(2)));
@@ -94,7 +95,7 @@ superblock!(
 );
 
 superblock!(
-    Q5_K, offset 0, minima true, stretch 32, folds false, chain 4, granules 8, parts 2,
+    Q5_K, offset 0, minima true, stretch 32, folds false, most 31, chain 4, granules 8, parts 2,
     place |round, part| (2 * round + part, 0),
     numbers |at, slab| {
         (slab.d[0], slab.m[0]) = (V::halves(at(0)), V::halves(at(2)));
@@ -112,7 +113,7 @@ superblock!(
 // (`round / 2`), its first or its second 16 (`round % 2`).
 
 superblock!(
-    Q6_K, offset 32, minima false, stretch 16, folds false, chain 4, granules 4, parts 4,
+    Q6_K, offset 32, minima false, stretch 16, folds false, most 32, chain 4, granules 4, parts 4,
     place |round, part| (round / 2 * 8 + part * 2 + round % 2, 0),
     numbers |at, slab| {
         // Signed bytes, as unsigned ones above -128.
@@ -136,7 +137,7 @@ superblock!(
 );
 
 superblock!(
-    Q3_K, offset 32, minima false, stretch 16, folds true, chain 4, granules 4, parts 4,
+    Q3_K, offset 32, minima false, stretch 16, folds true, most 4, chain 4, granules 4, parts 4,
     place |round, part| (round / 2 * 8 + part * 2 + round % 2, 0),
     numbers |at, slab| {
         let (a, b, c) = (V::load(at(96)), V::load(at(100)), V::load(at(104)));
@@ -163,7 +164,7 @@ superblock!(
 );
 
 superblock!(
-    Q2_K, offset 0, minima true, stretch 16, folds true, chain 4, granules 4, parts 4,
+    Q2_K, offset 0, minima true, stretch 16, folds true, most 3, chain 4, granules 4, parts 4,
     place |round, part| (round / 2 * 8 + part * 2 + round % 2, 0),
     numbers |at, slab| {
         let (mut scales, mut minima) = ([V::splat(0); 4], [V::splat(0); 4]);
@@ -182,7 +183,7 @@ superblock!(
 );
 
 superblock!(
-    IQ4_XS, offset 128, minima false, stretch 32, folds false, chain 1, granules 4, parts 2,
+    IQ4_XS, offset 128, minima false, stretch 32, folds false, most 127, chain 1, granules 4, parts 2,
     place |round, part| (round, part * 4),
     numbers |at, slab| {
         slab.d[0] = V::halves(at(0));

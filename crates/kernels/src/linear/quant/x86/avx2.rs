@@ -119,13 +119,13 @@ fn widen(acc: Halves, scale: Halves, total: &mut Halves) {
 }
 
 /// Adds to `total` the products of a stretch, whose codes begin at `first` in the slab, with the rows' `scale`; `start`
-/// is where the chain of row `t` starts.
+/// is where the chain of row `t` starts. `WHOLE` makes the stretch one chain.
 ///
 /// # Safety
 /// The groups must be in the slab, and each `q` must have their columns, counted from its beginning.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn stretch<T: Type, const N: usize>(
+unsafe fn stretch<T: Type, const N: usize, const WHOLE: bool>(
     slab: &Slab,
     first: usize,
     q: [&[i8]; N],
@@ -134,6 +134,7 @@ unsafe fn stretch<T: Type, const N: usize>(
     total: &mut [Halves; N],
 ) {
     let groups = T::STRETCH / 4;
+    let chain = if WHOLE { groups } else { T::CHAIN };
     // SAFETY: inside by contract.
     unsafe {
         if T::CHAIN == 1 {
@@ -145,12 +146,14 @@ unsafe fn stretch<T: Type, const N: usize>(
             }
             return;
         }
-        for chain in 0..groups / T::CHAIN {
+        for link in 0..groups / chain {
             let mut acc: [Halves; N] = [[_mm256_setzero_si256(); 2]; N];
             for t in 0..N {
                 acc[t] = [start[t]; 2];
             }
-            for g in chain * T::CHAIN..(chain + 1) * T::CHAIN {
+            // Unrolled between sums of floats, rows would be taken one by one, all codes on the stack.
+            let end = (link + 1) * chain;
+            for g in link * chain..if T::DTYPE.block() == 32 { rolled(end) } else { end } {
                 let codes = load(slab.codes.get_unchecked(first + g));
                 for t in 0..N {
                     narrow(codes, _mm256_set1_epi32(word(q[t], g * 4)), &mut acc[t]);
@@ -261,7 +264,7 @@ fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mu
                 let x = x[t].get_unchecked(b);
                 (q[t], start[t]) = (&x.q, fine_start::<T>(x));
             }
-            stretch::<T, N>(slab, b * 8, q, start, ones, &mut total);
+            stretch::<T, N, false>(slab, b * 8, q, start, ones, &mut total);
             for t in 0..N {
                 fine_add::<T>(slab, b, x[t].get_unchecked(b), total[t], &mut sums[t]);
             }
@@ -440,16 +443,28 @@ fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
         blocks[t] = &x[t][0];
     }
     let mut total = [[_mm256_setzero_si256(); 2]; N];
+    if T::CHAIN * 4 < T::STRETCH && blocks.iter().all(|x| T::fits(x)) {
+        stretches::<T, N, true>(slab, blocks, &mut total);
+    } else {
+        stretches::<T, N, false>(slab, blocks, &mut total);
+    }
+    superblock_add::<T, N>(slab, blocks, total, sums);
+}
+
+/// Adds to `total` the products of a super-block; see [`stretch`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn stretches<T: Super, const N: usize, const WHOLE: bool>(slab: &Slab, x: [&Block256; N], total: &mut [Halves; N]) {
     for s in 0..256 / T::STRETCH {
         let (mut q, mut start): ([&[i8]; N], _) = ([&[]; N], [_mm256_setzero_si256(); N]);
         // SAFETY: stretches are 256 columns in all.
         unsafe {
             for t in 0..N {
-                q[t] = blocks[t].q.get_unchecked(s * T::STRETCH..);
-                start[t] = superblock_start::<T>(blocks[t], s);
+                q[t] = x[t].q.get_unchecked(s * T::STRETCH..);
+                start[t] = superblock_start::<T>(x[t], s);
             }
-            stretch::<T, N>(slab, s * T::STRETCH / 4, q, start, load(&slab.scales[s]), &mut total);
+            let scale = load(&slab.scales[s]);
+            stretch::<T, N, WHOLE>(slab, s * T::STRETCH / 4, q, start, scale, total);
         }
     }
-    superblock_add::<T, N>(slab, blocks, total, sums);
 }

@@ -404,43 +404,95 @@ fn superblock_tiles<T: Super, const N: usize, const P: usize>(
     let mut total = [[_mm512_setzero_si512(); N]; P];
     // SAFETY: stretches are 256 columns in all.
     unsafe {
-        let stretch = if T::FOLDS { 256 } else { T::STRETCH };
-        for s in 0..256 / stretch {
-            let mut acc = [[_mm512_setzero_si512(); N]; P];
+        if T::FOLDS {
             for t in 0..N {
-                let begin = match (T::FOLDS, T::OFFSET) {
-                    (false, _) => stretch_start::<T>(blocks[t], s),
-                    (true, 0) => _mm512_setzero_si512(),
-                    (true, _) => _mm512_set1_epi32(blocks[t].offset127),
-                };
-                for acc in &mut acc {
-                    acc[t] = begin;
+                let begin = if T::OFFSET == 0 { 0 } else { blocks[t].offset127 };
+                for total in &mut total {
+                    total[t] = _mm512_set1_epi32(begin);
                 }
             }
-            for g in 0..stretch / 4 {
-                let at = s * stretch / 4 + g;
-                let mut w = [_mm512_setzero_si512(); P];
+            products::<N, P>(slabs, blocks, 0, 64, &mut total);
+        } else if blocks.iter().all(|x| T::fits(x)) {
+            let sign = _mm512_set1_epi32(0x8000);
+            for s in (0..256 / T::STRETCH).step_by(2) {
+                let mut acc = starts::<T, N, P>(blocks, s);
+                products::<N, P>(slabs, blocks, s * T::STRETCH / 4, T::STRETCH / 4, &mut acc);
+                let next = starts::<T, N, P>(blocks, s + 1);
                 for p in 0..P {
-                    w[p] = _mm512_load_si512(slabs[p].codes.as_ptr().add(at).cast());
+                    for t in 0..N {
+                        let both = _mm512_or_si512(_mm512_slli_epi32::<16>(acc[p][t]), sign);
+                        acc[p][t] = if T::OFFSET == 0 { both } else { _mm512_add_epi32(both, next[p][t]) };
+                    }
                 }
-                for t in 0..N {
-                    let q = _mm512_set1_epi32(word(&blocks[t].q, at * 4));
-                    for p in 0..P {
-                        acc[p][t] = _mm512_dpbusd_epi32(acc[p][t], w[p], q);
+                products::<N, P>(slabs, blocks, (s + 1) * T::STRETCH / 4, T::STRETCH / 4, &mut acc);
+                for p in 0..P {
+                    let scales = |s: usize| _mm512_load_si512(slabs[p].scales.as_ptr().add(s).cast());
+                    let scales = _mm512_mask_mov_epi16(scales(s), 0x5555_5555, scales(s + 1));
+                    for t in 0..N {
+                        total[p][t] = _mm512_dpwssd_epi32(total[p][t], _mm512_xor_si512(acc[p][t], sign), scales);
                     }
                 }
             }
-            if T::FOLDS {
-                total = acc;
-                continue;
-            }
-            for p in 0..P {
-                let scale = scale(slabs[p], s);
-                for t in 0..N {
-                    total[p][t] = _mm512_add_epi32(total[p][t], _mm512_mullo_epi32(acc[p][t], scale));
+        } else {
+            for s in 0..256 / T::STRETCH {
+                let mut acc = starts::<T, N, P>(blocks, s);
+                products::<N, P>(slabs, blocks, s * T::STRETCH / 4, T::STRETCH / 4, &mut acc);
+                for p in 0..P {
+                    let scale = scale(slabs[p], s);
+                    for t in 0..N {
+                        total[p][t] = _mm512_add_epi32(total[p][t], _mm512_mullo_epi32(acc[p][t], scale));
+                    }
                 }
             }
         }
     }
     superblock_add::<T, N, P>(slabs, blocks, total, sums);
+}
+
+/// Where the sums of a stretch begin, for all panels.
+///
+/// # Safety
+/// The stretch must be in a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn starts<T: Super, const N: usize, const P: usize>(x: [&Block256; N], stretch: usize) -> [[__m512i; N]; P] {
+    let mut acc = [[_mm512_setzero_si512(); N]; P];
+    for t in 0..N {
+        // SAFETY: inside by contract.
+        let begin = unsafe { stretch_start::<T>(x[t], stretch) };
+        for acc in &mut acc {
+            acc[t] = begin;
+        }
+    }
+    acc
+}
+
+/// Adds the products of `groups` groups of four columns, from `first` on.
+///
+/// # Safety
+/// The groups must be in a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn products<const N: usize, const P: usize>(
+    slabs: [&Slab; P],
+    x: [&Block256; N],
+    first: usize,
+    groups: usize,
+    acc: &mut [[__m512i; N]; P],
+) {
+    for g in first..first + groups {
+        // SAFETY: inside by contract.
+        unsafe {
+            let mut w = [_mm512_setzero_si512(); P];
+            for p in 0..P {
+                w[p] = _mm512_load_si512(slabs[p].codes.as_ptr().add(g).cast());
+            }
+            for t in 0..N {
+                let q = _mm512_set1_epi32(word(&x[t].q, g * 4));
+                for p in 0..P {
+                    acc[p][t] = _mm512_dpbusd_epi32(acc[p][t], w[p], q);
+                }
+            }
+        }
+    }
 }
