@@ -62,23 +62,21 @@ pub(crate) fn random(dtype: DType, halves: &[usize], shape: &[usize], seed: u64)
     Tensor::new(dtype, shape, data.into()).unwrap()
 }
 
-/// Rows with a few large numbers, as activations have; or of numbers that are all as large as any; or with so many such
-/// numbers of one sign in a stretch that sums of products come close to 16 bits, above and below.
+/// Rows with a few large numbers, as activations have.
 fn activations(seed: u64, n: usize) -> Vec<f32> {
+    noise(seed, n).iter().enumerate().map(|(i, v)| if i % 97 == 13 { v * 8.0 } else { *v }).collect()
+}
+
+/// Rows of which each 16 numbers hold some that are as large as any, all of one sign.
+fn heaped(seed: u64, n: usize) -> Vec<f32> {
     let noise = noise(seed, n);
-    let of = |i: usize| match seed % 4 {
-        0 => noise[i].signum(),
-        1 => {
-            let stretch = noise[i / 16 * 16];
-            let large = (stretch.abs() * 1000.0) as usize % 12;
-            match i % 16 {
-                at if at < large => 127.0 * stretch.signum(),
-                at if at == large => (noise[i] * 127.0).round(),
-                _ => 0.0,
-            }
+    let of = |i: usize| {
+        let first = noise[i / 16 * 16];
+        match i % 16 {
+            at if at < (first.abs() * 1000.0) as usize % 14 => 127.0 * first.signum(),
+            at if at < 14 => (noise[i] * 9.0).round(),
+            _ => 0.0,
         }
-        _ if i % 97 == 13 => noise[i] * 8.0,
-        _ => noise[i],
     };
     (0..n).map(of).collect()
 }
@@ -124,6 +122,37 @@ proptest! {
             let glu = Glu::Act(Act::Silu);
             gated(&pool, isa, &mut input, &mut Gated { gate: (&gate, Some(&bias)), up: (&up, None), glu, y: &mut y, stride: rows });
             prop_assert_eq!(bits(&y), bits(&expected), "{} and {} on {}", gate.dtype(), up.dtype(), isa);
+        }
+    }
+}
+
+/// Kernels add in 16 bits where what the block says of its integers lets them: sums must be right up to that edge and
+/// beyond it.
+#[test]
+fn sums_near_the_end_of_16_bits_are_exact() {
+    let (pool, rows, t) = (Pool::new(1), 37, 200);
+    for &(dtype, halves) in TYPES {
+        let cols = 2 * dtype.block().max(256);
+        let x = heaped(3, t * cols);
+        for extreme in [0x00, 0xff] {
+            let plain = random(dtype, halves, &[rows, cols], 1);
+            let mut data = plain.data.to_vec();
+            for (block, plain) in data.chunks_exact_mut(dtype.block_bytes()).zip(plain.data.chunks(dtype.block_bytes()))
+            {
+                // All but what is a scale, which is the first byte of the types without half-precision numbers.
+                let scales = halves.iter().map(|&at| at..at + 2).chain([0..1]);
+                block.fill(extreme);
+                scales.for_each(|range| block[range.clone()].copy_from_slice(&plain[range]));
+            }
+            let w = Weights::pack(&Tensor::new(dtype, [rows, cols], data.into()).unwrap(), &pool).unwrap();
+            let expected = product(&pool, Isa::Scalar, &w, &x, t, None);
+            for isa in Isa::available().skip(1) {
+                assert_eq!(
+                    bits(&product(&pool, isa, &w, &x, t, None)),
+                    bits(&expected),
+                    "{dtype} of {extreme} on {isa}"
+                );
+            }
         }
     }
 }
