@@ -9,7 +9,7 @@
 //! waits to run: so whoever spins gives the core away between looks. And a worker may be put aside in the middle of a
 //! task that all wait for: so it gives its core away between tasks, before the system takes it. Where that happens all
 //! the same, the caller sleeps after a while, for an idle core is where the scheduler moves that worker to, and then
-//! begins its regions alone for a time ([`Patience`]).
+//! does with a worker less for a time ([`Patience`]).
 #![expect(unsafe_code, reason = "tasks borrow from the caller, who waits for them")]
 
 use std::{
@@ -37,12 +37,12 @@ const STAY: Duration = Duration::from_millis(1);
 const LOOK: u32 = 8;
 /// Wait of a caller from which a worker was put aside.
 const HELD_UP: Duration = Duration::from_micros(200);
-/// How long a caller that was held up begins its regions alone: the first time, and at most.
-const ALONE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(512));
-/// How soon afterwards it must be held up again to be alone for longer.
+/// How long a caller that was held up does with a worker less: the first time, and at most.
+const LESS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(512));
+/// How soon afterwards it must be held up again to do so for longer.
 const AGAIN: Duration = Duration::from_millis(20);
-/// How long a region that is begun alone stays so.
-const ALONE_REGION: Duration = Duration::from_millis(1);
+/// How long a region lasts before all workers come in.
+const LONG: Duration = Duration::from_millis(1);
 
 /// Threads that share the tasks of one region after the other.
 pub struct Pool {
@@ -52,30 +52,34 @@ pub struct Pool {
     turn: Mutex<Patience>,
 }
 
-/// Whether the caller waits for workers. Once it has waited for longer than it worked, a worker had been put aside in
-/// the middle of a task; others want the cores. So it begins regions alone, for a time that doubles while that goes on;
-/// workers come in where one lasts.
+/// How many workers the caller lets in. Once it has waited for longer than it worked, a worker had been put aside in the
+/// middle of a task: there are fewer cores to be had than threads. So it does with one less, for a time that doubles
+/// while that goes on. Where a region lasts all come in, since its tasks are too many to be held up by one.
 #[derive(Default)]
 struct Patience {
     until: Option<Instant>,
-    alone: Duration,
+    time: Duration,
+    less: usize,
 }
 
 impl Patience {
-    /// Whether a region that begins now is begun alone.
-    fn is_out(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() < until)
+    /// Threads of `threads` that are to begin a region now.
+    fn threads(&self, threads: usize) -> usize {
+        let less = self.until.is_some_and(|until| Instant::now() < until);
+        threads - if less { self.less } else { 0 }
     }
 
-    /// The caller `worked` on a region and then `waited`.
-    fn learn(&mut self, worked: Duration, waited: Duration) {
+    /// The caller, one of `threads`, `worked` on a region and then `waited`.
+    fn learn(&mut self, threads: usize, worked: Duration, waited: Duration) {
         if waited < HELD_UP.max(worked) {
             return;
         }
         let now = Instant::now();
-        let again = self.until.is_some_and(|until| now < until + AGAIN);
-        self.alone = if again { (self.alone * 2).min(ALONE.1) } else { ALONE.0 };
-        self.until = Some(now + self.alone);
+        let before = |time| self.until.is_some_and(|until| now < until + time);
+        let less = self.less + usize::from(before(Duration::ZERO));
+        (self.less, self.time) = if before(AGAIN) { (less, self.time * 2) } else { (1, LESS.0) };
+        (self.less, self.time) = (self.less.min(threads - 1), self.time.min(LESS.1));
+        self.until = Some(now + self.time);
     }
 }
 
@@ -104,8 +108,8 @@ struct Shared {
     caller_sleeps: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
-    /// Workers leave the region to its caller.
-    alone: AtomicBool,
+    /// Threads that may work on the region: those with lower numbers, the caller's being 0.
+    welcome: AtomicUsize,
 }
 
 #[repr(align(128))]
@@ -136,9 +140,9 @@ impl Pool {
             caller_sleeps: AtomicBool::new(false),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
-            alone: AtomicBool::new(false),
+            welcome: AtomicUsize::new(threads),
         });
-        let workers = (1..threads).filter_map(|i| Worker::start(i, &shared)).collect();
+        let workers = (1..threads).map_while(|i| Worker::start(i, &shared)).collect();
         Pool { shared, workers, turn: Mutex::default() }
     }
 
@@ -179,35 +183,29 @@ impl Pool {
         // SAFETY: see `unsafe impl Sync for Shared`.
         unsafe { *shared.region.get() = Region { task, tasks } };
         let number = shared.number.0.load(Relaxed).wrapping_add(1);
-        let mut alone = patience.is_out();
-        shared.alone.store(alone, SeqCst);
+        let mut welcome = patience.threads(self.threads());
+        shared.welcome.store(welcome, SeqCst);
         for (lane, share) in shared.lanes.iter().enumerate() {
             share.0.store(number << 32 | shared.share(tasks, lane).len() as u64, Release);
         }
         shared.number.0.store(number, SeqCst);
-        if !alone {
-            self.wake(tasks);
-        }
+        self.wake(tasks.min(welcome));
         let start = Instant::now();
-        shared.work(
-            0,
-            || true,
-            || {
-                if alone && start.elapsed() >= ALONE_REGION {
-                    alone = false;
-                    shared.alone.store(false, SeqCst);
-                    self.wake(tasks);
-                }
-            },
-        );
+        shared.work(0, || {
+            if welcome < self.threads() && start.elapsed() >= LONG {
+                welcome = self.threads();
+                shared.welcome.store(welcome, SeqCst);
+                self.wake(tasks.min(welcome));
+            }
+        });
         let worked = start.elapsed();
         shared.wait(tasks);
-        patience.learn(worked, start.elapsed() - worked);
+        patience.learn(self.threads(), worked, start.elapsed() - worked);
     }
 
-    /// Wakes sleeping workers for so many tasks.
-    fn wake(&self, tasks: usize) {
-        for w in self.workers.iter().take(tasks - 1) {
+    /// Wakes sleeping workers, so that as many threads as that are at work.
+    fn wake(&self, threads: usize) {
+        for w in self.workers.iter().take(threads - 1) {
             if w.sleeping.load(SeqCst) && w.sleeping.swap(false, SeqCst) {
                 w.unpark();
             }
@@ -251,10 +249,15 @@ impl Shared {
         start(lane)..start(lane + 1)
     }
 
-    /// Claims and runs tasks while it `may` and one is left, those of its own lane first, and calls `between` after each.
-    fn work(&self, own: usize, may: impl Fn() -> bool, mut between: impl FnMut()) {
+    fn is_welcome(&self, thread: usize) -> bool {
+        thread < self.welcome.load(SeqCst)
+    }
+
+    /// Claims and runs tasks while thread `own` is welcome and one is left, those of its own lane first, and calls `between`
+    /// after each.
+    fn work(&self, own: usize, mut between: impl FnMut()) {
         let _inside = InTask::enter();
-        while let Some((lane, left)) = may().then(|| self.claim(own)).flatten() {
+        while let Some((lane, left)) = self.is_welcome(own).then(|| self.claim(own)).flatten() {
             // SAFETY: a claimed task keeps its region alive and `region` unwritten until `done` counts it.
             let Region { task, tasks } = unsafe { *self.region.get() };
             // SAFETY: as above.
@@ -294,15 +297,14 @@ impl Shared {
     /// A worker's life.
     fn serve(&self, own: usize, sleeping: &AtomicBool) {
         let seen = Cell::new(0);
-        let welcome = || !self.alone.load(SeqCst);
-        let ready = || self.number.0.load(SeqCst) != seen.get() && welcome() || self.stop.load(Relaxed);
+        let ready = || self.number.0.load(SeqCst) != seen.get() && self.is_welcome(own) || self.stop.load(Relaxed);
         let (mut since, mut tasks) = (Instant::now(), 0u32);
         while !self.stop.load(SeqCst) {
             let number = self.number.0.load(SeqCst);
-            if welcome() {
+            if self.is_welcome(own) {
                 seen.set(number);
             }
-            self.work(own, welcome, || {
+            self.work(own, || {
                 tasks = tasks.wrapping_add(1);
                 if tasks.is_multiple_of(LOOK) && since.elapsed() >= STAY {
                     thread::yield_now();

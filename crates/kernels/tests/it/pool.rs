@@ -36,25 +36,27 @@ fn many_short_regions_follow_each_other() {
 
 #[test]
 fn a_caller_that_was_held_up_still_gets_help_in_long_regions() {
-    let pool = Pool::new(2);
-    let caller = std::thread::current().id();
-    let helped = AtomicUsize::new(0);
-    let by_worker = |_: usize| std::thread::current().id() != caller;
-    for _ in 0..50 {
-        // A worker that comes by is slow, as one that is put aside.
-        pool.run(2, |i| {
-            if by_worker(i) {
-                std::thread::sleep(Duration::from_millis(3));
-            }
-        });
+    for threads in [2, 4] {
+        let pool = Pool::new(threads);
+        let caller = std::thread::current().id();
+        let helped = AtomicUsize::new(0);
+        let by_worker = || std::thread::current().id() != caller;
+        for _ in 0..50 {
+            // A worker that comes by is slow, as one that is put aside.
+            pool.run(threads, |_| {
+                if by_worker() {
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            });
+        }
+        for _ in 0..50 {
+            pool.run(20, |_| {
+                std::thread::sleep(Duration::from_millis(1));
+                helped.fetch_add(usize::from(by_worker()), Relaxed);
+            });
+        }
+        assert!(helped.load(Relaxed) > 0, "{threads} threads");
     }
-    for _ in 0..50 {
-        pool.run(20, |i| {
-            std::thread::sleep(Duration::from_millis(1));
-            helped.fetch_add(usize::from(by_worker(i)), Relaxed);
-        });
-    }
-    assert!(helped.load(Relaxed) > 0);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use allod_tensor::DType;
 
 macro_rules! superblock {
     (
-        $name:ident, offset $offset:literal, minima $minima:literal, stretch $stretch:literal, folds $folds:literal, most $most:literal,
-        chain $chain:literal, granules $granules:literal, parts $parts:literal,
+        $name:ident, offset $offset:literal, minima $minima:literal, stretch $stretch:literal, folds $folds:literal,
+        most $most:literal, chain $chain:literal, granules $granules:literal, parts $parts:literal,
         place |$place_round:ident, $part:ident| $place:expr,
         numbers |$at:ident, $slab:ident| $numbers:block,
         codes |$field:ident, $round:ident, $g:ident| $codes:block

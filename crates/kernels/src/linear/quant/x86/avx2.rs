@@ -1,6 +1,7 @@
 //! AVX2: products of unsigned with signed bytes in pairs of 16 bits. They add up over a chain of groups before the
 //! integer scales are applied in the step that widens them to 32 bits; where the codes have an offset, the chain starts
-//! at minus offset times the input's sums, so that what it ends at fits 16 bits (what it passes wraps around).
+//! at minus offset times the input's sums, so that what it ends at fits 16 bits (what it passes wraps around). A chain is
+//! as long as fits with any input, and a whole stretch where the block says that this fits too.
 //!
 //! Codes of eight bits have no chain: even one pair may pass 16 bits. Where several input rows share a slab, these codes
 //! are widened to 16 bits once, scales included, and multiplied as such: two multiplications for 32 products, where

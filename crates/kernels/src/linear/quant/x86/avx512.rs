@@ -413,6 +413,8 @@ fn superblock_tiles<T: Super, const N: usize, const P: usize>(
             }
             products::<N, P>(slabs, blocks, 0, 64, &mut total);
         } else if blocks.iter().all(|x| T::fits(x)) {
+            // Two stretches add up in one register, so that one step multiplies both by their scales: the second in the
+            // lower 16 bits, above 2^15, so that it borrows nothing from the first.
             let sign = _mm512_set1_epi32(0x8000);
             for s in (0..256 / T::STRETCH).step_by(2) {
                 let mut acc = starts::<T, N, P>(blocks, s);
