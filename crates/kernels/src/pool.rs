@@ -9,7 +9,7 @@
 //! waits to run: so whoever spins gives the core away between looks. And a worker may be put aside in the middle of a
 //! task that all wait for: so it gives its core away between tasks, before the system takes it. Where that happens all
 //! the same, the caller sleeps after a while, for an idle core is where the scheduler moves that worker to, and then
-//! does with a worker less for a time ([`Patience`]).
+//! does with a worker less for a time (`Patience`).
 #![expect(unsafe_code, reason = "tasks borrow from the caller, who waits for them")]
 
 use std::{

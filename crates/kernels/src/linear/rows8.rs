@@ -109,11 +109,8 @@ mod x86 {
         ($name:ident, $block:ty, $features:literal) => {
             pub(in super::super) fn $name(x: &[f32], out: &mut [$block]) {
                 #[target_feature(enable = $features)]
-                #[expect(
-                    clippy::redundant_closure,
-                    reason = "a closure has this function's instructions, a function's name not"
-                )]
                 fn compiled(x: &[f32], out: &mut [$block]) {
+                    // A closure has this function's instructions, a function's name not.
                     super::super::$name(x, out, |q| halves(q));
                 }
                 // SAFETY: called only where the machine has the tier.

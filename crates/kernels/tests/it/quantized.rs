@@ -140,7 +140,7 @@ fn sums_near_the_end_of_16_bits_are_exact() {
             for (block, plain) in data.chunks_exact_mut(dtype.block_bytes()).zip(plain.data.chunks(dtype.block_bytes()))
             {
                 // All but what is a scale, which is the first byte of the types without half-precision numbers.
-                let scales = halves.iter().map(|&at| at..at + 2).chain([0..1]);
+                let scales = halves.iter().map(|&at| at..at + 2).chain(std::iter::once(0..1));
                 block.fill(extreme);
                 scales.for_each(|range| block[range.clone()].copy_from_slice(&plain[range]));
             }
