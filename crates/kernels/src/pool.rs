@@ -52,9 +52,10 @@ pub struct Pool {
     turn: Mutex<Patience>,
 }
 
-/// How many workers the caller lets in. Once it has waited for longer than it worked, a worker had been put aside in the
-/// middle of a task: there are fewer cores to be had than threads. So it does with one less, for a time that doubles
-/// while that goes on. Where a region lasts all come in, since its tasks are too many to be held up by one.
+/// How many workers the caller lets in. Once it has waited for more than twice as long as it worked, which no share of the
+/// tasks explains, a worker had been put aside in the middle of one: there are fewer cores to be had than threads. So it
+/// does with one less, for a time that doubles while that goes on. Where a region lasts all come in, since its tasks are
+/// too many to be held up by one.
 #[derive(Default)]
 struct Patience {
     until: Option<Instant>,
@@ -71,7 +72,7 @@ impl Patience {
 
     /// The caller, one of `threads`, `worked` on a region and then `waited`.
     fn learn(&mut self, threads: usize, worked: Duration, waited: Duration) {
-        if waited < HELD_UP.max(worked) {
+        if waited < HELD_UP.max(worked * 2) {
             return;
         }
         let now = Instant::now();
