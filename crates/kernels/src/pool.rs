@@ -162,7 +162,7 @@ impl Pool {
             return (0..tasks).for_each(task);
         }
         let mut patience = lock(&self.turn);
-        // A count above what the state's half holds is cut into regions.
+        // A count above what half of a lane holds is cut into regions.
         let most = u32::MAX as usize;
         for first in (0..tasks).step_by(most) {
             self.region(&mut patience, most.min(tasks - first), &|i| task(first + i));
