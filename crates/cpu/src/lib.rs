@@ -207,7 +207,7 @@ impl Cpu {
     pub fn bytes(&self) -> [usize; 3] {
         let weights = self.weights.iter().map(Prepared::bytes).sum();
         let states = self.states.iter().map(|s| s.len() * 4).sum::<usize>();
-        let caches = self.caches.iter().filter_map(|c| Some(c.layout().page_bytes()? * c.pages())).sum::<usize>();
+        let caches = self.caches.iter().map(|c| c.page_bytes() * c.pages()).sum::<usize>();
         [weights, caches + states, self.arena.len() * 4]
     }
 
@@ -286,20 +286,19 @@ impl Backend for Cpu {
     }
 
     fn read_page(&self, page: u32, out: &mut Vec<u8>) -> bool {
-        self.caches.iter().for_each(|cache| out.extend_from_slice(cache.page(page)));
+        self.caches.iter().for_each(|cache| cache.read_page(page, out));
         true
     }
 
     fn write_page(&mut self, page: u32, bytes: &[u8]) -> bool {
-        let size: usize = self.caches.iter().map(|cache| cache.page(page).len()).sum();
+        let size: usize = self.caches.iter().map(KvCache::page_bytes).sum();
         if size != bytes.len() {
             return false;
         }
         let mut rest = bytes;
         for cache in &mut self.caches {
-            let own = cache.page_mut(page);
-            let (bytes, others) = rest.split_at(own.len());
-            own.copy_from_slice(bytes);
+            let (bytes, others) = rest.split_at(cache.page_bytes());
+            cache.write_page(page, bytes);
             rest = others;
         }
         true

@@ -1,17 +1,19 @@
-//! Where keys and values lie: pages of 16 positions, and in a page, per key-value head, a key plane and a value plane.
+//! Where keys and values lie: pages of 16 positions, which have a key plane and a value plane for each key-value head. The
+//! key planes of all pages come first, those of a page's heads side by side, then the value planes likewise: a thread
+//! that decodes reads long stretches of memory, which comes twice as fast as pieces of some kilobytes.
 //!
 //! Both planes are rows of 16 numbers, the unit that products read. A key row is one element of the head over the 16
-//! positions, so that scores of 16 keys need no sum across lanes; a value row is 16 elements of one position:
+//! positions, so that scores of 16 keys need no sum across lanes; a value row is 16 elements of one position, two of
+//! which stand side by side:
 //!
 //! | type | key plane | value plane |
 //! |---|---|---|
-//! | F32, F16, BF16 | `[k_dim][16 positions]` | `[v_dim/16][16 positions][16]` |
-//! | Q8_0 | per 32 elements: 16 scales, `[8][16 positions][4]` i8 | per 32: 16 scales, `[2][16 positions][16]` i8 |
+//! | F32, F16, BF16 | `[k_dim][16 positions]` | `[v_dim/32][16 positions][32]` |
+//! | Q8_0 | per 32 elements: 16 scales, `[8][16 positions][4]` i8 | per 32: 16 scales, `[16 positions][32]` i8 |
 //! | Q4_0 | per 32 elements: 16 scales, `[4][16 positions][4]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
 //!
-//! Scales are f16; the bits per number are GGUF's. Values are padded to whole rows of 16, quantized heads to whole blocks
-//! of 32. Quantized keys stand in fours,
-//! as instructions that multiply bytes take them. Heads of Q4_0 are rotated on their way in (see [`hadamard`]), queries
+//! Scales are f16; the bits per number are GGUF's. Values and quantized keys are padded to whole blocks of 32. Quantized
+//! keys stand in fours, as instructions that multiply bytes take them. Heads of Q4_0 are rotated on their way in (see [`hadamard`]), queries
 //! and results likewise, so that an outlier does not cost its neighbours their few bits.
 
 #![expect(unsafe_code, reason = "tasks write disjoint heads")]
@@ -130,7 +132,7 @@ impl KvLayout {
 
     /// Bytes of a page, of all heads; `None` on overflow.
     pub fn page_bytes(&self) -> Option<usize> {
-        let head = self.plane(self.k_dim)?.checked_add(self.plane(self.v_dim.next_multiple_of(PAGE))?)?;
+        let head = self.plane(self.k_dim)?.checked_add(self.plane(self.v_dim.next_multiple_of(BLOCK))?)?;
         head.checked_mul(self.kv_heads)
     }
 }
@@ -157,9 +159,8 @@ impl Turn<'_> {
 pub struct KvCache {
     layout: KvLayout,
     pages: usize,
-    page_bytes: usize,
     key_bytes: usize,
-    head_bytes: usize,
+    value_bytes: usize,
     rotation: Rotation,
     memory: Memory,
 }
@@ -195,12 +196,12 @@ impl KvCache {
         let size = || KvError::Size { layout, pages };
         let page_bytes = layout.page_bytes().filter(|_| kv_heads > 0 && k_dim > 0).ok_or_else(size)?;
         let bytes = page_bytes.checked_mul(pages).filter(|&b| b <= isize::MAX as usize).ok_or_else(size)?;
+        let key_bytes = layout.plane(k_dim).ok_or_else(size)?;
         Ok(KvCache {
             layout,
             pages,
-            page_bytes,
-            key_bytes: layout.plane(k_dim).ok_or_else(size)?,
-            head_bytes: page_bytes / kv_heads,
+            key_bytes,
+            value_bytes: page_bytes / kv_heads - key_bytes,
             rotation: Rotation::of(layout),
             memory: Memory::zeroed(bytes).map_err(|source| KvError::Memory { bytes, source })?,
         })
@@ -220,36 +221,59 @@ impl KvCache {
         self.pages
     }
 
-    fn head_range(&self, page: u32, head: usize) -> Range<usize> {
+    /// Where the key plane of a head in a page lies.
+    fn key_range(&self, page: u32, head: usize) -> Range<usize> {
         assert!((page as usize) < self.pages, "page {page} of {}", self.pages);
-        let start = page as usize * self.page_bytes + head * self.head_bytes;
-        start..start + self.head_bytes
+        let start = (page as usize * self.layout.kv_heads + head) * self.key_bytes;
+        start..start + self.key_bytes
+    }
+
+    /// Where its value plane lies.
+    fn value_range(&self, page: u32, head: usize) -> Range<usize> {
+        assert!((page as usize) < self.pages, "page {page} of {}", self.pages);
+        let (heads, page) = (self.layout.kv_heads, page as usize);
+        let start = self.pages * heads * self.key_bytes + (page * heads + head) * self.value_bytes;
+        start..start + self.value_bytes
     }
 
     /// The key plane of a head in a page.
     pub(super) fn keys(&self, page: u32, head: usize) -> &[u8] {
-        &self.memory[self.head_range(page, head)][..self.key_bytes]
+        &self.memory[self.key_range(page, head)]
     }
 
     /// The value plane of a head in a page.
     pub(super) fn values(&self, page: u32, head: usize) -> &[u8] {
-        &self.memory[self.head_range(page, head)][self.key_bytes..]
+        &self.memory[self.value_range(page, head)]
     }
 
-    /// All that a page holds.
+    /// Bytes that [`Self::read_page`] appends.
+    pub fn page_bytes(&self) -> usize {
+        self.layout.kv_heads * (self.key_bytes + self.value_bytes)
+    }
+
+    /// Appends all that a page holds, head by head.
     ///
     /// # Panics
     /// When there is no such page.
-    pub fn page(&self, page: u32) -> &[u8] {
-        &self.memory[page as usize * self.page_bytes..][..self.page_bytes]
+    pub fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        for head in 0..self.layout.kv_heads {
+            out.extend_from_slice(self.keys(page, head));
+            out.extend_from_slice(self.values(page, head));
+        }
     }
 
-    /// Likewise, to be replaced by what [`Self::page`] gave before.
+    /// Makes a page hold what [`Self::read_page`] gave.
     ///
     /// # Panics
-    /// When there is no such page.
-    pub fn page_mut(&mut self, page: u32) -> &mut [u8] {
-        &mut self.memory[page as usize * self.page_bytes..][..self.page_bytes]
+    /// When there is no such page, or `bytes` is not of its size.
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(), "not what a page holds");
+        for (head, bytes) in bytes.chunks_exact(self.key_bytes + self.value_bytes).enumerate() {
+            let (keys, values) = bytes.split_at(self.key_bytes);
+            for (range, bytes) in [(self.key_range(page, head), keys), (self.value_range(page, head), values)] {
+                self.memory[range].copy_from_slice(bytes);
+            }
+        }
     }
 
     /// Copies a page (copy on write).
@@ -257,9 +281,13 @@ impl KvCache {
     /// # Panics
     /// When there is no such page.
     pub fn copy_page(&mut self, from: u32, to: u32) {
-        assert!((from.max(to) as usize) < self.pages, "pages {from}, {to} of {}", self.pages);
-        let (n, from, to) = (self.page_bytes, from as usize, to as usize);
-        self.memory.copy_within(from * n..(from + 1) * n, to * n);
+        for head in 0..self.layout.kv_heads {
+            let keys = (self.key_range(from, head), self.key_range(to, head));
+            let values = (self.value_range(from, head), self.value_range(to, head));
+            for (from, to) in [keys, values] {
+                self.memory.copy_within(from, to.start);
+            }
+        }
     }
 
     /// Stores the keys `k` (`[rows × kv_heads · k_dim]`) and values `v` (`[rows × kv_heads · v_dim]`, empty where
@@ -286,8 +314,9 @@ impl KvCache {
     ) {
         let KvLayout { kv_heads, k_dim, v_dim, dtype } = self.layout;
         let rotation = self.rotation;
-        let (pages, page_bytes, head_bytes, key_bytes) = (self.pages, self.page_bytes, self.head_bytes, self.key_bytes);
-        let bytes = Parts::new(&mut self.memory[..]);
+        let (pages, key_bytes, value_bytes) = (self.pages, self.key_bytes, self.value_bytes);
+        let (keys, values) = self.memory.split_at_mut(pages * kv_heads * key_bytes);
+        let (all_keys, all_values) = (Parts::new(keys), Parts::new(values));
         let write_head = |head: usize| {
             // Keys of 16 bits are stored a page at a time where there are so many.
             let by_page = matches!(dtype, KvType::F16 | KvType::BF16) && seqs.iter().any(|s| s.rows.len() >= PAGE);
@@ -301,13 +330,15 @@ impl KvCache {
                     let position = seq.start as usize + i;
                     let (page, slot) = (seq.pages[position / PAGE] as usize, position % PAGE);
                     assert!(page < pages, "page {page} of {pages}");
-                    let start = page * page_bytes + head * head_bytes;
-                    // SAFETY: a head's bytes in any page are touched by that head's task only.
-                    let plane = unsafe { bytes.part(start, head_bytes) };
+                    let plane = page * kv_heads + head;
+                    // SAFETY: a head's planes in any page are touched by that head's task only.
+                    let keys = unsafe { all_keys.part(plane * key_bytes, key_bytes) };
+                    // SAFETY: likewise.
+                    let values = unsafe { all_values.part(plane * value_bytes, value_bytes) };
                     if slot == 0 {
-                        plane.fill(0);
+                        keys.fill(0);
+                        values.fill(0);
                     }
-                    let (keys, values) = plane.split_at_mut(key_bytes);
                     let at = (row * kv_heads + head) * k_dim;
                     let mut key = &k[at..at + k_dim];
                     if change_keys {
@@ -354,13 +385,13 @@ impl KvCache {
 /// Index in a plane's numbers of element `d` at position `slot`.
 #[inline(always)]
 pub(super) fn index(d: usize, slot: usize, is_key: bool) -> usize {
-    if is_key { d * PAGE + slot } else { (d / PAGE * PAGE + slot) * PAGE + d % PAGE }
+    if is_key { d * PAGE + slot } else { (d / BLOCK * PAGE + slot) * BLOCK + d % BLOCK }
 }
 
-/// Where quantized elements stand within a block: as [`index`], but keys in fours.
+/// Where byte `i` of the quantized numbers at position `slot` stands within a block, which has `row` of them a position.
 #[inline(always)]
-pub(super) fn code_index(d: usize, slot: usize, is_key: bool) -> usize {
-    if is_key { (d / 4 * PAGE + slot) * 4 + d % 4 } else { index(d, slot, false) }
+pub(super) fn code_index(i: usize, slot: usize, row: usize, is_key: bool) -> usize {
+    if is_key { (i / 4 * PAGE + slot) * 4 + i % 4 } else { slot * row + i }
 }
 
 /// Rotates heads where the cache holds them so.
@@ -403,7 +434,7 @@ twin! {
                     let (scales, rows) = block.split_at_mut(2 * PAGE);
                     scales[2 * slot..2 * slot + 2].copy_from_slice(&scale.to_le_bytes());
                     for (d, q) in quants.iter().enumerate() {
-                        rows[code_index(d, slot, is_key)] = *q as u8;
+                        rows[code_index(d, slot, BLOCK, is_key)] = *q as u8;
                     }
                 }
             }
@@ -413,7 +444,7 @@ twin! {
                     let (scales, rows) = block.split_at_mut(2 * PAGE);
                     scales[2 * slot..2 * slot + 2].copy_from_slice(&scale.to_le_bytes());
                     for d in 0..PAGE {
-                        rows[code_index(d, slot, is_key)] = quants[d] | quants[d + PAGE] << 4;
+                        rows[code_index(d, slot, PAGE, is_key)] = quants[d] | quants[d + PAGE] << 4;
                     }
                 }
             }

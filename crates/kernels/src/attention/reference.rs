@@ -24,11 +24,11 @@ fn number(dtype: KvType, plane: &[u8], d: usize, slot: usize, is_key: bool) -> (
         KvType::BF16 => (f32::from_bits(u32::from(half(2 * index(d, slot, is_key))) << 16), 1.0),
         KvType::Q8_0 => {
             let (scale, rows) = block(34);
-            (f32::from(plane[rows + code_index(d % BLOCK, slot, is_key)] as i8), scale)
+            (f32::from(plane[rows + code_index(d % BLOCK, slot, BLOCK, is_key)] as i8), scale)
         }
         KvType::Q4_0 => {
             let (scale, rows) = block(18);
-            let pair = plane[rows + code_index(d % PAGE, slot, is_key)];
+            let pair = plane[rows + code_index(d % PAGE, slot, PAGE, is_key)];
             let nibble = if d % BLOCK < PAGE { pair & 15 } else { pair >> 4 };
             ((i32::from(nibble) - 8) as f32, scale)
         }

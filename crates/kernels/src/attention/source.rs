@@ -10,15 +10,15 @@ use super::wide::Sixteen;
 /// # Safety
 /// All functions: the plane is as long as the indices say, and `V`'s instructions are there.
 pub(super) trait Source {
-    /// Bytes of 16 numbers, scales aside: how far products advance per step.
+    /// Bytes of 16 numbers, scales aside.
     const ROW: usize;
     /// Bytes of a position in a block of 32 elements that has a scale, which stands before the numbers and by which
     /// whoever reads them multiplies; 0 for types without.
     const SCALED: usize;
-    /// Where a panel of 16 elements of the values begins.
-    unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8;
-    /// The number at `slot` in a panel; `odd` says whether the panel is the second of its block.
-    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool) -> V;
+    /// Where 32 elements of the values begin, scales aside.
+    unsafe fn values(plane: *const u8, block: usize) -> *const u8;
+    /// Half of them at position `slot`.
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, second: bool) -> V;
 }
 
 /// A type whose numbers need no scale.
@@ -48,21 +48,21 @@ macro_rules! plain {
             const ROW: usize = $bytes * PAGE;
             const SCALED: usize = 0;
             #[inline(always)]
-            unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
+            unsafe fn values(plane: *const u8, block: usize) -> *const u8 {
                 // SAFETY: the trait's contract, here and below.
-                unsafe { plane.add(panel * PAGE * Self::ROW) }
+                unsafe { plane.add(block * PAGE * 2 * Self::ROW) }
             }
             #[inline(always)]
-            unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool) -> V {
-                // SAFETY: see `value_rows`.
-                unsafe { $load(rows.add(slot * Self::ROW)) }
+            unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, second: bool) -> V {
+                // SAFETY: see `values`.
+                unsafe { $load(rows.add((2 * slot + usize::from(second)) * Self::ROW)) }
             }
         }
 
         impl Plain for $name {
             #[inline(always)]
             unsafe fn key<V: Sixteen>(plane: *const u8, d: usize) -> V {
-                // SAFETY: see `value_rows`.
+                // SAFETY: see `values`.
                 unsafe { $load(plane.add(d * Self::ROW)) }
             }
         }
@@ -77,21 +77,21 @@ impl Source for Q8 {
     const ROW: usize = PAGE;
     const SCALED: usize = 34;
     #[inline(always)]
-    unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
+    unsafe fn values(plane: *const u8, block: usize) -> *const u8 {
         // SAFETY: the trait's contract, here and below.
-        unsafe { plane.add(panel / 2 * 34 * PAGE + 2 * PAGE + panel % 2 * PAGE * PAGE) }
+        unsafe { plane.add(block * 34 * PAGE + 2 * PAGE) }
     }
     #[inline(always)]
-    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, _: bool) -> V {
-        // SAFETY: see `value_rows`.
-        unsafe { V::from_i8(rows.add(slot * PAGE)) }
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, second: bool) -> V {
+        // SAFETY: see `values`.
+        unsafe { V::from_i8(rows.add((2 * slot + usize::from(second)) * PAGE)) }
     }
 }
 
 impl Coded for Q8 {
     #[inline(always)]
     unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes {
-        // SAFETY: see `value_rows`.
+        // SAFETY: see `values`.
         unsafe { V::byte_codes(rows.add(g * FOURS)) }
     }
 }
@@ -100,14 +100,14 @@ impl Source for Q4 {
     const ROW: usize = PAGE / 2;
     const SCALED: usize = 18;
     #[inline(always)]
-    unsafe fn value_rows(plane: *const u8, panel: usize) -> *const u8 {
+    unsafe fn values(plane: *const u8, block: usize) -> *const u8 {
         // SAFETY: see `Q8`.
-        unsafe { plane.add(panel / 2 * 18 * PAGE + 2 * PAGE) }
+        unsafe { plane.add(block * 18 * PAGE + 2 * PAGE) }
     }
     #[inline(always)]
-    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, odd: bool) -> V {
+    unsafe fn value<V: Sixteen>(rows: *const u8, slot: usize, second: bool) -> V {
         // SAFETY: see `Q8`.
-        unsafe { V::from_nibbles(rows.add(slot * PAGE), odd) }
+        unsafe { V::from_nibbles(rows.add(slot * PAGE), second) }
     }
 }
 

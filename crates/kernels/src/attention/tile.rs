@@ -1,13 +1,13 @@
 //! How attention is cut into tasks: a tile is a few positions of a sequence times the query heads of one key-value
-//! head, and sees its keys split by split. With tiles to spare, a task is a tile; else (decoding) a task is one split
-//! of a tile, and the splits' partial results are merged afterwards.
+//! head, or of several where they are few, and sees its keys split by split. With tiles to spare, a task is a tile; else
+//! (decoding) a task is one split of a tile, and the splits' partial results are merged afterwards.
 
 #![expect(unsafe_code, reason = "tasks write disjoint rows and parts")]
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::cache::{PAGE, rotate};
+use super::cache::{BLOCK, PAGE, rotate};
 use super::coded::{Query, Scores};
 use super::product::{DIRECT_ROWS, KEY_PAGES, Keys, MAX_ROWS, Product, Values, max_rows};
 use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
@@ -36,16 +36,19 @@ const VALUE_PAGES: usize = 8;
 const AHEAD: usize = 4;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
 const SCORES: usize = SPLIT + PAGE;
-/// Tiles per thread below which splits become the tasks.
-const TILES_PER_THREAD: usize = 4;
+/// Tasks per thread that are wanted.
+const TASKS_PER_THREAD: usize = 4;
 
-/// Some positions of a sequence and some heads of one key-value head; row `r` is position `first + r / heads`, head
-/// `head + r % heads`.
+/// Some positions of a sequence and the query heads of some key-value heads, or some of one's. Rows are in the order of
+/// key-value heads, then positions, then query heads.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     seq: &'a SeqRows<'a>,
     kv_head: usize,
+    /// Key-value heads from `kv_head` on.
+    kv_heads: usize,
     head: usize,
+    /// Query heads of each key-value head.
     heads: usize,
     first: u32,
     positions: usize,
@@ -53,15 +56,20 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     fn rows(&self) -> usize {
+        self.kv_heads * self.rows_per_head()
+    }
+
+    /// Rows that share keys and values.
+    fn rows_per_head(&self) -> usize {
         self.positions * self.heads
     }
 
     fn position(&self, row: usize) -> u32 {
-        self.first + (row / self.heads) as u32
+        self.first + (row / self.heads % self.positions) as u32
     }
 
     fn head_of(&self, row: usize) -> usize {
-        self.head + row % self.heads
+        self.head + row / self.rows_per_head() * self.heads + row % self.heads
     }
 
     /// Index of `row` among all rows × heads of the step.
@@ -70,7 +78,7 @@ impl Tile<'_> {
         step_row * p.heads + self.head_of(row)
     }
 
-    /// Positions that any of `rows` sees; ranges start and end in order of position.
+    /// Positions that any of `rows` sees, which share a key-value head or are all; ranges start and end in order of position.
     fn visible(&self, p: &AttendParams<'_>, rows: Range<usize>) -> Range<usize> {
         let low = p.visible(self.position(rows.start), self.seq.end()).start;
         let high = p.visible(self.position(rows.end - 1), self.seq.end()).end;
@@ -90,7 +98,7 @@ struct Shape {
     k_dim: usize,
     /// Elements of an output.
     v_dim: usize,
-    /// The same in whole panels.
+    /// The same in whole blocks.
     v_pad: usize,
 }
 
@@ -148,31 +156,45 @@ pub fn attend(
     let layout = cache.layout();
     let v_dim = p.v_prefix.unwrap_or(layout.v_dim);
     assert!(p.v_prefix.is_none() || layout.v_dim == 0, "values stand in the cache and in its keys");
-    let v_pad = layout.dtype.whole(v_dim.next_multiple_of(PAGE));
-    let shape = Shape { k_dim: layout.dtype.whole(layout.k_dim), v_dim, v_pad };
+    let shape = Shape { k_dim: layout.dtype.whole(layout.k_dim), v_dim, v_pad: v_dim.next_multiple_of(BLOCK) };
     let rows = seqs.iter().map(|s| s.rows.end).max().unwrap_or(0);
     assert!(q.len() >= rows * p.heads * layout.k_dim && out.len() >= rows * p.heads * v_dim, "q or out is too short");
     let call = Call { isa, p, q, cache, shape, out: Parts::new(out) };
-    let tiles = tiles(p.heads, layout.kv_heads, seqs);
-    if tiles.len() >= TILES_PER_THREAD * pool.threads() || tiles.iter().all(|t| t.splits(p).len() <= 1) {
+    let wanted = if pool.threads() == 1 { 1 } else { TASKS_PER_THREAD * pool.threads() };
+    let tiles = tiles(p, layout.kv_heads, seqs, wanted);
+    if tiles.len() >= wanted || tiles.iter().all(|t| t.splits(p).len() <= 1) {
         pool.run(tiles.len(), |i| call.whole(tiles[i]));
     } else {
         call.by_splits(pool, &tiles);
     }
 }
 
-fn tiles<'a>(heads: usize, kv_heads: usize, seqs: &'a [SeqRows<'a>]) -> Vec<Tile<'a>> {
-    let group = heads / kv_heads;
+/// The tiles of a step. A tile of few rows has as many key-value heads as leave `wanted` tasks.
+fn tiles<'a>(p: &AttendParams<'_>, kv_heads: usize, seqs: &'a [SeqRows<'a>], wanted: usize) -> Vec<Tile<'a>> {
+    let mut together = kv_heads;
+    loop {
+        let tiles = tiles_of(p.heads / kv_heads, kv_heads, together, seqs);
+        if together == 1 || tiles.iter().map(|t| t.splits(p).len()).sum::<usize>() >= wanted {
+            return tiles;
+        }
+        together = together.div_ceil(2);
+    }
+}
+
+fn tiles_of<'a>(group: usize, kv_heads: usize, together: usize, seqs: &'a [SeqRows<'a>]) -> Vec<Tile<'a>> {
+    let heads = group.min(TILE_ROWS);
+    let most = (TILE_ROWS / heads).max(1);
     let mut tiles = Vec::new();
     for seq in seqs {
-        let heads = group.min(TILE_ROWS);
-        let positions = (TILE_ROWS / heads).max(1);
-        for at in (0..seq.rows.len()).step_by(positions) {
-            let positions = positions.min(seq.rows.len() - at);
-            for kv_head in 0..kv_heads {
+        for at in (0..seq.rows.len()).step_by(most) {
+            let positions = most.min(seq.rows.len() - at);
+            let together = together.min(TILE_ROWS / (positions * heads)).max(1);
+            for kv_head in (0..kv_heads).step_by(together) {
+                let kv_heads = together.min(kv_heads - kv_head);
                 for skip in (0..group).step_by(heads) {
                     let (head, heads) = (kv_head * group + skip, heads.min(group - skip));
-                    tiles.push(Tile { seq, kv_head, head, heads, first: seq.start + at as u32, positions });
+                    let first = seq.start + at as u32;
+                    tiles.push(Tile { seq, kv_head, kv_heads, head, heads, first, positions });
                 }
             }
         }
@@ -312,7 +334,7 @@ impl Call<'_> {
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        let direct = tile.rows() <= few_rows(self.isa) && self.p.v_prefix.is_none();
+        let direct = tile.rows_per_head() <= few_rows(self.isa) && self.p.v_prefix.is_none();
         if self.cache.layout().dtype.is_coded() {
             self.coded_scores(tile, s, pages.clone(), q, scores);
         } else if direct {
@@ -331,29 +353,36 @@ impl Call<'_> {
         }
     }
 
-    /// The key plane of the tile's head in page `i` of its sequence.
-    fn keys_of(&self, tile: Tile<'_>, i: usize) -> &[u8] {
-        self.cache.keys(tile.seq.pages[i], tile.kv_head)
+    /// The key plane of the tile's key-value head `head` in page `i` of its sequence.
+    fn keys_of(&self, tile: Tile<'_>, head: usize, i: usize) -> &[u8] {
+        self.cache.keys(tile.seq.pages[i], tile.kv_head + head)
     }
 
-    fn values_of(&self, tile: Tile<'_>, i: usize) -> &[u8] {
-        self.cache.values(tile.seq.pages[i], tile.kv_head)
+    fn values_of(&self, tile: Tile<'_>, head: usize, i: usize) -> &[u8] {
+        self.cache.values(tile.seq.pages[i], tile.kv_head + head)
     }
 
     /// Where the scales of the values of page `i` stand.
-    fn values_plane(&self, tile: Tile<'_>, i: usize) -> &[u8] {
-        if self.p.v_prefix.is_some() { self.keys_of(tile, i) } else { self.values_of(tile, i) }
+    fn values_plane(&self, tile: Tile<'_>, head: usize, i: usize) -> &[u8] {
+        if self.p.v_prefix.is_some() { self.keys_of(tile, head, i) } else { self.values_of(tile, head, i) }
     }
 
-    /// Key planes of up to [`KEY_PAGES`] pages from `page` on, and what is read after them: the keys that follow, then
-    /// the first values.
-    fn planes(&self, tile: Tile<'_>, page: usize, pages: &Range<usize>) -> (usize, [[&[u8]; KEY_PAGES]; 2]) {
+    /// Key planes of up to [`KEY_PAGES`] pages from `page` on, and what is read after them: the next head's, the pages that
+    /// follow, then the first values.
+    fn planes(
+        &self,
+        tile: Tile<'_>,
+        head: usize,
+        page: usize,
+        pages: &Range<usize>,
+    ) -> (usize, [[&[u8]; KEY_PAGES]; 2]) {
         let n = KEY_PAGES.min(pages.end - page);
-        let planes = std::array::from_fn(|i| self.keys_of(tile, page + i.min(n - 1)));
+        let planes = std::array::from_fn(|i| self.keys_of(tile, head, page + i.min(n - 1)));
         let ahead = std::array::from_fn(|i| match page + n + i {
-            next if next < pages.end => self.keys_of(tile, next),
-            _ if self.p.v_prefix.is_some() => self.keys_of(tile, page),
-            _ => self.values_of(tile, pages.start + i.min(n - 1)),
+            _ if head + 1 < tile.kv_heads => self.keys_of(tile, head + 1, page + i.min(n - 1)),
+            next if next < pages.end => self.keys_of(tile, 0, next),
+            _ if self.p.v_prefix.is_some() => self.keys_of(tile, head, page),
+            _ => self.values_of(tile, 0, pages.start + i.min(n - 1)),
         });
         (n, [planes, ahead])
     }
@@ -367,12 +396,14 @@ impl Call<'_> {
         mut f: impl FnMut(Range<usize>, usize, &[&[u8]], &[&[u8]]),
     ) {
         for page in pages.clone().step_by(KEY_PAGES) {
-            let (n, [planes, ahead]) = self.planes(tile, page, &pages);
-            self.blocks(tile, page..page + n, DIRECT_ROWS, |rows, seen| {
-                let first = rows.start * SCORES + (seen.start * PAGE - s * SPLIT);
-                let seen = seen.start - page..seen.end - page;
-                f(rows, first, &planes[seen.clone()], &ahead[seen]);
-            });
+            for head in 0..tile.kv_heads {
+                let (n, [planes, ahead]) = self.planes(tile, head, page, &pages);
+                self.blocks(tile, head, page..page + n, DIRECT_ROWS, |rows, seen| {
+                    let first = rows.start * SCORES + (seen.start * PAGE - s * SPLIT);
+                    let seen = seen.start - page..seen.end - page;
+                    f(rows, first, &planes[seen.clone()], &ahead[seen]);
+                });
+            }
         }
     }
 
@@ -391,9 +422,10 @@ impl Call<'_> {
         QUERY.with_borrow_mut(|query| {
             query.fill(self.isa, q);
             let query = &*query;
-            self.key_blocks(tile, s, pages, |rows, at, planes, ahead| {
+            // Nothing is asked for ahead: the machine sees for itself what comes next, and was slower with it.
+            self.key_blocks(tile, s, pages, |rows, at, planes, _| {
                 let (first, rows, c) = (rows.start, rows.len(), &mut scores[at..]);
-                Scores { dtype, query, first, rows, k_dim, planes, ahead, c, c_stride: SCORES }.run(self.isa);
+                Scores { dtype, query, first, rows, k_dim, planes, c, c_stride: SCORES }.run(self.isa);
             });
         });
     }
@@ -402,29 +434,33 @@ impl Call<'_> {
     fn direct_values(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, weights: &[f32], sums: &mut [f32]) {
         let v_pad = self.shape.v_pad;
         // Few rows wait for memory, which likes to be read in order.
-        let step = if tile.rows() > DIRECT_ROWS { VALUE_PAGES } else { 1 };
+        let step = if tile.rows_per_head() > DIRECT_ROWS { VALUE_PAGES } else { 1 };
         for page in pages.clone().step_by(step) {
             let some = page..pages.end.min(page + step);
-            let (mut planes, mut ahead) = ([&[][..]; VALUE_PAGES], [&[][..]; VALUE_PAGES]);
-            for i in 0..some.len() {
-                planes[i] = self.values_of(tile, page + i);
-                ahead[i] = self.values_of(tile, (page + i + AHEAD).min(pages.end - 1));
-            }
-            self.blocks(tile, some, DIRECT_ROWS, |rows, seen| {
-                let w = &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..];
-                let seen = seen.start - page..seen.end - page;
-                Values {
-                    dtype: self.cache.layout().dtype,
-                    w,
-                    w_stride: SCORES,
-                    rows: rows.len(),
-                    planes: &planes[seen.clone()],
-                    ahead: &ahead[seen],
-                    panels: v_pad / PAGE,
-                    c: &mut sums[rows.start * v_pad..],
+            for head in 0..tile.kv_heads {
+                let (mut planes, mut ahead) = ([&[][..]; VALUE_PAGES], [&[][..]; VALUE_PAGES]);
+                let later = head + AHEAD;
+                for i in 0..some.len() {
+                    planes[i] = self.values_of(tile, head, page + i);
+                    let next = (page + i + later / tile.kv_heads).min(pages.end - 1);
+                    ahead[i] = self.values_of(tile, later % tile.kv_heads, next);
                 }
-                .run(self.isa);
-            });
+                self.blocks(tile, head, some.clone(), DIRECT_ROWS, |rows, seen| {
+                    let w = &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..];
+                    let seen = seen.start - page..seen.end - page;
+                    Values {
+                        dtype: self.cache.layout().dtype,
+                        w,
+                        w_stride: SCORES,
+                        rows: rows.len(),
+                        planes: &planes[seen.clone()],
+                        ahead: &ahead[seen],
+                        panels: v_pad / PAGE,
+                        c: &mut sums[rows.start * v_pad..],
+                    }
+                    .run(self.isa);
+                });
+            }
         }
     }
 
@@ -432,9 +468,9 @@ impl Call<'_> {
     fn scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32], panels: &mut [f32]) {
         let k_dim = self.shape.k_dim;
         let panel = &mut panels[..k_dim * PAGE];
-        for page in pages {
-            unpack::keys(self.isa, self.cache.layout().dtype, self.keys_of(tile, page), panel);
-            self.blocks(tile, page..page + 1, max_rows(self.isa), |rows, _| {
+        for (page, head) in pages.flat_map(|page| (0..tile.kv_heads).map(move |head| (page, head))) {
+            unpack::keys(self.isa, self.cache.layout().dtype, self.keys_of(tile, head, page), panel);
+            self.blocks(tile, head, page..page + 1, max_rows(self.isa), |rows, _| {
                 Product {
                     a: &q[rows.start * k_dim..],
                     a_stride: k_dim,
@@ -485,24 +521,26 @@ impl Call<'_> {
         // A panel holds 16 elements of the values of `VALUE_PAGES` pages.
         let stride = VALUE_PAGES * PAGE * PAGE;
         let mut scaled = [0.0; MAX_ROWS * VALUE_PAGES * PAGE];
-        for page in pages.clone().step_by(VALUE_PAGES) {
+        let chunks = pages.clone().step_by(VALUE_PAGES);
+        for (page, head) in chunks.flat_map(|page| (0..tile.kv_heads).map(move |head| (page, head))) {
             let some = page..pages.end.min(page + VALUE_PAGES);
             for i in some.clone() {
                 let out = &mut panels[(i - page) * PAGE * PAGE..];
                 match self.p.v_prefix {
                     Some(_) => {
                         let spare = &mut spare[..v_pad.min(k_dim) * PAGE];
-                        unpack::values_from_keys(self.isa, dtype, self.keys_of(tile, i), spare, out, stride);
+                        unpack::values_from_keys(self.isa, dtype, self.keys_of(tile, head, i), spare, out, stride);
                     }
-                    None => unpack::values(self.isa, dtype, self.values_of(tile, i), out, stride),
+                    None => unpack::values(self.isa, dtype, self.values_of(tile, head, i), out, stride),
                 }
             }
             for first in (0..v_pad / PAGE).step_by(2) {
-                self.blocks(tile, some.clone(), max_rows(self.isa), |rows, seen| {
+                self.blocks(tile, head, some.clone(), max_rows(self.isa), |rows, seen| {
                     let weights = &weights[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..];
                     let (a, a_stride) = if dtype.is_coded() {
                         for (i, page) in seen.clone().enumerate() {
-                            let scales = unpack::scales(self.isa, dtype, self.values_plane(tile, page), first / 2);
+                            let scales =
+                                unpack::scales(self.isa, dtype, self.values_plane(tile, head, page), first / 2);
                             for r in 0..rows.len() {
                                 let weights = &weights[r * SCORES + i * PAGE..][..PAGE];
                                 let scaled = &mut scaled[(r * VALUE_PAGES + i) * PAGE..][..PAGE];
@@ -515,7 +553,7 @@ impl Call<'_> {
                     } else {
                         (weights, SCORES)
                     };
-                    for panel in first..(v_pad / PAGE).min(first + 2) {
+                    for panel in [first, first + 1] {
                         Product {
                             a,
                             a_stride,
@@ -533,10 +571,20 @@ impl Call<'_> {
         }
     }
 
-    /// Calls `f(rows, pages)` for blocks of at most `step` rows, with those of `pages` that any of them sees.
-    fn blocks(&self, tile: Tile<'_>, pages: Range<usize>, step: usize, mut f: impl FnMut(Range<usize>, Range<usize>)) {
-        for start in (0..tile.rows()).step_by(step) {
-            let rows = start..(start + step).min(tile.rows());
+    /// Calls `f(rows, pages)` for blocks of at most `step` rows of a key-value head, with those of `pages` that any of
+    /// them sees.
+    fn blocks(
+        &self,
+        tile: Tile<'_>,
+        head: usize,
+        pages: Range<usize>,
+        step: usize,
+        mut f: impl FnMut(Range<usize>, Range<usize>),
+    ) {
+        let per_head = tile.rows_per_head();
+        let (begin, end) = (head * per_head, (head + 1) * per_head);
+        for start in (begin..end).step_by(step) {
+            let rows = start..(start + step).min(end);
             let seen = tile.visible(self.p, rows.clone());
             let seen = pages.start.max(seen.start / PAGE)..pages.end.min(seen.end.div_ceil(PAGE));
             if seen.start < seen.end {

@@ -71,7 +71,7 @@ fn coded_keys<const BYTES: usize>(plane: &[u8], out: &mut [f32], number: impl Fn
         let (codes, len) = (&block[2 * PAGE..], (BYTES - 2) * PAGE);
         for (d, row) in out.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
             for (slot, x) in row.iter_mut().enumerate() {
-                let at = code_index(d, slot, true);
+                let at = code_index(d, slot, BYTES - 2, true);
                 *x = number(codes[at % len], at >= len);
             }
         }
@@ -101,7 +101,7 @@ unsafe fn all_values<V: Sixteen, S: Source>(plane: &[u8], out: &mut [f32], strid
     for panel in 0..panels {
         let rows = &mut out[panel * stride..][..PAGE * PAGE];
         // SAFETY: the plane holds `panels` panels.
-        let values = unsafe { S::value_rows(plane.as_ptr(), panel) };
+        let values = unsafe { S::values(plane.as_ptr(), panel / 2) };
         for (slot, row) in rows.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
             // SAFETY: as above, and a row holds 16 numbers.
             unsafe { S::value::<V>(values, slot, panel % 2 == 1).store(row.as_mut_ptr()) };

@@ -130,7 +130,7 @@ fn tiles_splits_threads_and_steps_leave_no_trace() {
         let dtype = rng.pick(&TYPES);
         let dims = [8, 16, 24, 32, 40, 64, 80];
         let (k_dim, v_dim) = (rng.pick(&dims), rng.pick(&dims));
-        let kv_heads = 1 + rng.below(2);
+        let kv_heads = rng.pick(&[1, 2, 5, 8]);
         let group = rng.pick(&[1, 2, 3, 7, 13]);
         let layout = KvLayout { kv_heads, k_dim, v_dim, dtype };
         let lengths: Vec<usize> = (0..1 + rng.below(3)).map(|_| 1 + rng.below(rng.pick_limit())).collect();
