@@ -59,6 +59,8 @@ pub(super) struct Scores<'a> {
     pub(super) k_dim: usize,
     /// The pages' key planes.
     pub(super) planes: &'a [&'a [u8]],
+    /// What will be read next, where that is to be asked for; as many.
+    pub(super) ahead: Option<&'a [&'a [u8]]>,
     /// `[rows × 16 · planes]`, rows `c_stride` apart.
     pub(super) c: &'a mut [f32],
     pub(super) c_stride: usize,
@@ -73,6 +75,7 @@ impl Scores<'_> {
         let (n, blocks) = (self.planes.len(), self.k_dim / BLOCK);
         let bytes = plane_bytes(self.dtype, self.k_dim);
         assert!((self.first + self.rows) * blocks <= self.query.scales.len());
+        assert!(self.ahead.is_none_or(|ahead| ahead.len() == n));
         assert!(self.planes.iter().all(|p| p.len() >= bytes));
         assert!((self.rows - 1) * self.c_stride + n * PAGE <= self.c.len());
         let c = self.c.as_mut_ptr();
@@ -105,6 +108,11 @@ unsafe fn scores<V: Sixteen, S: Coded, const ROWS: usize, const N: usize>(x: &Sc
             for g in 0..BLOCK / 4 {
                 for n in 0..N {
                     let plane = x.planes[page + n].as_ptr().add(start);
+                    if let Some(ahead) = x.ahead
+                        && g * S::ROW * 4 % 64 == 0
+                    {
+                        V::prefetch(ahead[page + n].as_ptr().wrapping_add(start + g * S::ROW * 4));
+                    }
                     let keys = S::codes::<V>(plane.add(2 * PAGE), g);
                     for r in 0..ROWS {
                         let q = *codes.add((r * blocks + block) * (BLOCK / 4) + g);

@@ -274,29 +274,32 @@ unsafe fn values<V: Sixteen, S: Source, const ROWS: usize, const N: usize>(x: &V
         }
         for (page, (plane, ahead)) in x.planes.iter().zip(x.ahead).enumerate() {
             let (plane, w) = (plane.as_ptr(), x.w.as_ptr().add(page * PAGE));
-            // Weights times scales, where there are any; two panels share them.
+            // Weights times scales, where there are any. Two panels have the same, but each its own copy: a multiply-add
+            // that reads its factor from memory is faster than two that share a register.
             let mut scaled = [[[0f32; PAGE]; N]; ROWS];
             if S::SCALED > 0 {
-                for n in (0..N).step_by(2) {
+                for n in 0..N {
                     let scales = V::from_f16(plane.add((panel + n) / 2 * S::SCALED * PAGE));
                     for r in 0..ROWS {
                         V::load(w.add(r * x.w_stride)).mul(scales).store(scaled[r][n].as_mut_ptr());
                     }
                 }
             }
+            // Known to the compiler where panels come in pairs.
+            let second = |n: usize| if N.is_multiple_of(2) { n % 2 == 1 } else { (panel + n) % 2 == 1 };
             let blocks: [*const u8; N] = std::array::from_fn(|n| S::values(plane, (panel + n) / 2));
             for slot in 0..PAGE {
                 let mut b = [V::splat(0.0); N];
                 for n in 0..N {
-                    let at = (2 * slot + (panel + n) % 2) * S::ROW;
+                    let at = (2 * slot + n % 2) * S::ROW;
                     if at.is_multiple_of(64) {
                         V::prefetch(ahead.as_ptr().wrapping_add(blocks[n].offset_from_unsigned(plane) + at));
                     }
-                    b[n] = S::value::<V>(blocks[n], slot, (panel + n) % 2 == 1);
+                    b[n] = S::value::<V>(blocks[n], slot, second(n));
                 }
                 for r in 0..ROWS {
                     for n in 0..N {
-                        let w = if S::SCALED > 0 { scaled[r][n / 2 * 2][slot] } else { *w.add(r * x.w_stride + slot) };
+                        let w = if S::SCALED > 0 { scaled[r][n][slot] } else { *w.add(r * x.w_stride + slot) };
                         acc[r][n] = V::splat(w).mul_add(b[n], acc[r][n]);
                     }
                 }

@@ -422,10 +422,11 @@ impl Call<'_> {
         QUERY.with_borrow_mut(|query| {
             query.fill(self.isa, q);
             let query = &*query;
-            // Nothing is asked for ahead: the machine sees for itself what comes next, and was slower with it.
-            self.key_blocks(tile, s, pages, |rows, at, planes, _| {
+            self.key_blocks(tile, s, pages, |rows, at, planes, ahead| {
                 let (first, rows, c) = (rows.start, rows.len(), &mut scores[at..]);
-                Scores { dtype, query, first, rows, k_dim, planes, c, c_stride: SCORES }.run(self.isa);
+                // Where heads are read side by side the machine sees for itself what comes next, and is slower when asked.
+                let ahead = (tile.kv_heads == 1).then_some(ahead);
+                Scores { dtype, query, first, rows, k_dim, planes, ahead, c, c_stride: SCORES }.run(self.isa);
             });
         });
     }
