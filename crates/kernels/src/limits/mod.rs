@@ -18,7 +18,8 @@ use std::{
 const TIME: Duration = Duration::from_millis(200);
 
 /// Gigabytes a second that the pool's threads read together from memory: stretches as long as a matrix, in turn, of a
-/// buffer far larger than the caches. The best stretch counts, as the best call of a kernel does.
+/// buffer far larger than the caches. The best stretch counts, as the best call of a kernel does; every other one asks for
+/// memory ahead, which some machines are faster with and others slower.
 pub fn read_bandwidth(pool: &Pool, isa: Isa) -> f64 {
     const PIECE: usize = 256 << 10;
     const STRETCH: usize = 16 << 20;
@@ -28,10 +29,12 @@ pub fn read_bandwidth(pool: &Pool, isa: Isa) -> f64 {
     // SAFETY: a piece belongs to one task.
     pool.run(pieces, |i| unsafe { parts.part(i * PIECE, PIECE) }.fill(i as u8));
     let mut turn = buffer.chunks_exact(STRETCH).cycle();
+    let mut ahead = false;
     let seconds = best(|| {
         let Some(stretch) = turn.next() else { return };
+        ahead = !ahead;
         pool.run(STRETCH / PIECE, |i| {
-            black_box(sum(isa, &stretch[i * PIECE..][..PIECE]));
+            black_box(sum(isa, &stretch[i * PIECE..][..PIECE], ahead));
         });
     });
     STRETCH as f64 / seconds / 1e9
@@ -105,11 +108,11 @@ fn best(mut work: impl FnMut()) -> f64 {
     best
 }
 
-fn sum(isa: Isa, bytes: &[u8]) -> u64 {
+fn sum(isa: Isa, bytes: &[u8], ahead: bool) -> u64 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the tiers are there, or `isa` would not be one of them.
-        Isa::Avx2 | Isa::Avx512 => unsafe { x86::sum(bytes) },
+        Isa::Avx2 | Isa::Avx512 => unsafe { x86::sum(bytes, ahead) },
         _ => plain_sum(bytes),
     }
 }
@@ -130,15 +133,12 @@ mod x86 {
     use std::{arch::x86_64::*, hint::black_box};
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn sum(bytes: &[u8]) -> u64 {
+    pub(super) fn sum(bytes: &[u8], ahead: bool) -> u64 {
         const PAGE: usize = 4 << 10;
-        let ahead = |page: &[u8]| {
-            for line in (0..PAGE).step_by(64) {
+        bytes.chunks(PAGE).fold(0, |sum, page| {
+            for line in (0..if ahead { PAGE } else { 0 }).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T1>(page.as_ptr().wrapping_add(2 * PAGE + line).cast());
             }
-        };
-        bytes.chunks(PAGE).fold(0, |sum, page| {
-            ahead(page);
             sum ^ super::plain_sum(page)
         })
     }
