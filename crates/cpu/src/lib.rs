@@ -82,6 +82,9 @@ impl Default for Options {
     }
 }
 
+/// Grows with every change to what the bytes of a page mean, by which pages kept on disk are told apart.
+pub const PAGE_LAYOUT: u32 = 2;
+
 /// A model prepared for this machine's CPU.
 pub struct Cpu {
     plan: Arc<Plan>,

@@ -15,8 +15,8 @@ pub struct SpillOptions {
     pub folder: PathBuf,
     /// Bytes that all files together may take.
     pub bytes: u64,
-    /// What decides, beside the tokens, what a page holds: the digests of plan and weights, the type of cached values.
-    /// Files of another identity are never read.
+    /// What decides, beside the tokens, what a page holds: the digests of plan and weights, the type of cached values, the
+    /// layout of a page. Files of another identity are never read.
     pub identity: Vec<u8>,
 }
 

@@ -363,20 +363,28 @@ fn stored_numbers_are_the_nearest() {
 
 #[test]
 fn copied_pages_hold_the_same() {
-    let mut rng = Rng(10);
-    let layout = KvLayout { kv_heads: 2, k_dim: 16, v_dim: 16, dtype: KvType::F16 };
-    let case = Case::random(&mut rng, layout, 1, 16, &[10]);
-    let mut cache = case.cache();
-    let p = AttendParams::causal(2, 1.0);
-    let range = 0..10;
-    let want = case.step(&mut cache, std::slice::from_ref(&range), How::Attend(&p, Isa::Scalar, 1));
-    let from = case.sequences[0].pages[0];
-    let to = (from + 1) % case.cache_pages as u32;
-    cache.copy_page(from, to);
-    let mut out = vec![0.0; want[0].len()];
-    let seqs = [SeqRows { rows: 0..10, start: 0, pages: &[to] }];
-    attend(&Pool::new(1), Isa::Scalar, &p, &case.sequences[0].q, &cache, &seqs, &mut out);
-    same("copy", &[out], &want);
+    for (seed, dtype) in (10..).zip(TYPES) {
+        let mut rng = Rng(seed);
+        let layout = KvLayout { kv_heads: 3, k_dim: 24, v_dim: 40, dtype };
+        let case = Case::random(&mut rng, layout, 1, 40, &[10]);
+        let mut cache = case.cache();
+        let p = AttendParams::causal(3, 1.0);
+        let range = 0..10;
+        let want = case.step(&mut cache, std::slice::from_ref(&range), How::Attend(&p, Isa::Scalar, 1));
+        let from = case.sequences[0].pages[0];
+        let [copy, rewritten] = [1, 2].map(|i| (from + i) % case.cache_pages as u32);
+        cache.copy_page(from, copy);
+        let mut bytes = vec![];
+        cache.read_page(from, &mut bytes);
+        assert_eq!(bytes.len(), cache.page_bytes());
+        cache.write_page(rewritten, &bytes);
+        for page in [copy, rewritten] {
+            let mut out = vec![0.0; want[0].len()];
+            let seqs = [SeqRows { rows: 0..10, start: 0, pages: &[page] }];
+            attend(&Pool::new(1), Isa::Scalar, &p, &case.sequences[0].q, &cache, &seqs, &mut out);
+            same(&format!("{dtype:?}, page {page} for {from}"), &[out], &want);
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Where a model comes from, and what is read of it before its weights are prepared.
 
 use crate::receipt::{Digests, text_digest};
-use allod_cpu::{Activations, Cpu, KvType, Options, Pool, Store};
+use allod_cpu::{Activations, Cpu, KvType, Options, PAGE_LAYOUT, Pool, Store};
 use allod_engine::engine::{AdapterId, Handle, SpillOptions, pages_in};
 use allod_engine::{Engine, EngineOptions};
 use allod_formats::{Gguf, WeightSource};
@@ -401,6 +401,7 @@ impl Opened {
         let mut engine = Engine::new(Box::new(cpu), self.engine);
         if let Some(mut spill) = spill {
             spill.identity.extend(self.model.plan.digest().as_bytes());
+            spill.identity.extend(PAGE_LAYOUT.to_le_bytes());
             engine = engine.with_spill(&spill)?;
         }
         let engine = engine.spawn(BUFFER)?;
