@@ -17,7 +17,7 @@ mod weights;
 
 pub use activations::{Activations, UnknownActivations};
 pub use allod_kernels::{
-    attention::{KvError, KvType},
+    attention::{KvError, KvType, PAGE_LAYOUT},
     isa::{Isa, UnknownIsa},
     pool::Pool,
 };
@@ -81,9 +81,6 @@ impl Default for Options {
         }
     }
 }
-
-/// Grows with every change to what the bytes of a page mean, by which pages kept on disk are told apart.
-pub const PAGE_LAYOUT: u32 = 2;
 
 /// A model prepared for this machine's CPU.
 pub struct Cpu {

@@ -13,8 +13,8 @@
 //! | Q4_0 | per 32 elements: 16 scales, `[4][16 positions][4]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
 //!
 //! Scales are f16; the bits per number are GGUF's. Values and quantized keys are padded to whole blocks of 32. Quantized
-//! keys stand in fours, as instructions that multiply bytes take them. Heads of Q4_0 are rotated on their way in (see [`hadamard`]), queries
-//! and results likewise, so that an outlier does not cost its neighbours their few bits.
+//! keys stand in fours, as instructions that multiply bytes take them. Heads of Q4_0 are rotated on their way in (see
+//! [`hadamard`]), queries and results likewise, so that an outlier does not cost its neighbours their few bits.
 
 #![expect(unsafe_code, reason = "tasks write disjoint heads")]
 
@@ -32,6 +32,9 @@ use crate::twin::twin;
 
 /// Positions in a page.
 pub const PAGE: usize = 16;
+
+/// Grows with every change to what the bytes of a page mean, by which pages kept on disk are told apart.
+pub const PAGE_LAYOUT: u32 = 2;
 
 /// Elements that share a scale in the quantized types.
 pub(super) const BLOCK: usize = 32;
@@ -221,29 +224,25 @@ impl KvCache {
         self.pages
     }
 
-    /// Where the key plane of a head in a page lies.
-    fn key_range(&self, page: u32, head: usize) -> Range<usize> {
+    /// Where the key plane and the value plane of a head in a page lie.
+    fn planes(&self, page: u32, head: usize) -> [Range<usize>; 2] {
         assert!((page as usize) < self.pages, "page {page} of {}", self.pages);
-        let start = (page as usize * self.layout.kv_heads + head) * self.key_bytes;
-        start..start + self.key_bytes
-    }
-
-    /// Where its value plane lies.
-    fn value_range(&self, page: u32, head: usize) -> Range<usize> {
-        assert!((page as usize) < self.pages, "page {page} of {}", self.pages);
-        let (heads, page) = (self.layout.kv_heads, page as usize);
-        let start = self.pages * heads * self.key_bytes + (page * heads + head) * self.value_bytes;
-        start..start + self.value_bytes
+        let plane = page as usize * self.layout.kv_heads + head;
+        let keys = plane * self.key_bytes;
+        let values = self.pages * self.layout.kv_heads * self.key_bytes + plane * self.value_bytes;
+        [keys..keys + self.key_bytes, values..values + self.value_bytes]
     }
 
     /// The key plane of a head in a page.
     pub(super) fn keys(&self, page: u32, head: usize) -> &[u8] {
-        &self.memory[self.key_range(page, head)]
+        let [keys, _] = self.planes(page, head);
+        &self.memory[keys]
     }
 
     /// The value plane of a head in a page.
     pub(super) fn values(&self, page: u32, head: usize) -> &[u8] {
-        &self.memory[self.value_range(page, head)]
+        let [_, values] = self.planes(page, head);
+        &self.memory[values]
     }
 
     /// Bytes that [`Self::read_page`] appends.
@@ -269,10 +268,10 @@ impl KvCache {
     pub fn write_page(&mut self, page: u32, bytes: &[u8]) {
         assert_eq!(bytes.len(), self.page_bytes(), "not what a page holds");
         for (head, bytes) in bytes.chunks_exact(self.key_bytes + self.value_bytes).enumerate() {
-            let (keys, values) = bytes.split_at(self.key_bytes);
-            for (range, bytes) in [(self.key_range(page, head), keys), (self.value_range(page, head), values)] {
-                self.memory[range].copy_from_slice(bytes);
-            }
+            let [keys, values] = self.planes(page, head);
+            let (new_keys, new_values) = bytes.split_at(self.key_bytes);
+            self.memory[keys].copy_from_slice(new_keys);
+            self.memory[values].copy_from_slice(new_values);
         }
     }
 
@@ -282,9 +281,7 @@ impl KvCache {
     /// When there is no such page.
     pub fn copy_page(&mut self, from: u32, to: u32) {
         for head in 0..self.layout.kv_heads {
-            let keys = (self.key_range(from, head), self.key_range(to, head));
-            let values = (self.value_range(from, head), self.value_range(to, head));
-            for (from, to) in [keys, values] {
+            for (from, to) in self.planes(from, head).into_iter().zip(self.planes(to, head)) {
                 self.memory.copy_within(from, to.start);
             }
         }

@@ -20,7 +20,7 @@ mod wide;
 
 use std::ops::Range;
 
-pub use cache::{KvCache, KvError, KvLayout, KvType, PAGE, Turn};
+pub use cache::{KvCache, KvError, KvLayout, KvType, PAGE, PAGE_LAYOUT, Turn};
 pub use reference::reference;
 pub use tile::attend;
 

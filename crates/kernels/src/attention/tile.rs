@@ -32,7 +32,7 @@ fn few_rows(isa: Isa) -> usize {
 
 /// Pages of values that are taken together.
 const VALUE_PAGES: usize = 8;
-/// Pages between the values that are multiplied and those that are asked for.
+/// Value planes, in the order in which few rows read them, between those that are multiplied and those that are asked for.
 const AHEAD: usize = 4;
 /// Distance of score rows: off a power of two, so that they do not fight for the same cache sets.
 const SCORES: usize = SPLIT + PAGE;

@@ -136,8 +136,10 @@ mod x86 {
     pub(super) fn sum(bytes: &[u8], ahead: bool) -> u64 {
         const PAGE: usize = 4 << 10;
         bytes.chunks(PAGE).fold(0, |sum, page| {
-            for line in (0..if ahead { PAGE } else { 0 }).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T1>(page.as_ptr().wrapping_add(2 * PAGE + line).cast());
+            if ahead {
+                for line in (0..PAGE).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T1>(page.as_ptr().wrapping_add(2 * PAGE + line).cast());
+                }
             }
             sum ^ super::plain_sum(page)
         })
