@@ -2,7 +2,7 @@
 
 use super::{
     super::{Done, FEW_ROWS, Fine, Slab, Super, chunks},
-    prefetch, rolled, tiles,
+    prefetch, reads_by_itself, rolled, tiles,
     vectors::One,
     word,
 };
@@ -24,7 +24,7 @@ macro_rules! panel {
             done: &mut Done,
         ) {
             // Where unpacking costs least, one row waits for memory only, and was seen to be faster in loads of half the width.
-            if x.len() == 1 && matches!(T::DTYPE, DType::Q4_K | DType::Q8_0) {
+            if x.len() == 1 && matches!(T::DTYPE, DType::Q4_K | DType::Q8_0) && !reads_by_itself(T::DTYPE) {
                 return super::avx2::$name::<T>(slab, panel, x, sums, done);
             }
             // SAFETY: this tier is chosen only where the machine has its instructions.
@@ -289,7 +289,9 @@ fn fine_rows<T: Fine, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [&[Block
             y[t] = _mm512_loadu_ps(sums[t].as_ptr());
         }
         for b in 0..blocks {
-            prefetch(chunk, b, blocks);
+            if N > 1 || !reads_by_itself(T::DTYPE) {
+                prefetch(chunk, b, blocks);
+            }
             let mut acc = [_mm512_setzero_si512(); N];
             for t in 0..N {
                 acc[t] = start::<T>(x[t].get_unchecked(b));
@@ -326,7 +328,9 @@ fn superblock_rows<T: Super, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [
     // SAFETY: a chunk is one super-block, and so is what the places say.
     unsafe {
         for round in 0..T::rounds(1) {
-            prefetch(chunk, round, T::rounds(1));
+            if N > 1 || !reads_by_itself(T::DTYPE) {
+                prefetch(chunk, round, T::rounds(1));
+            }
             let mut acc = [[_mm512_setzero_si512(); N]; 4];
             for (part, acc) in acc.iter_mut().enumerate().take(T::PARTS) {
                 let (stretch, first) = T::place(round, part);
