@@ -44,7 +44,11 @@ pub(super) struct Block256 {
     pub(super) most16: i16,
     /// The greatest sum of magnitudes of those of 32 integers that have the same sign.
     pub(super) side32: i16,
+    /// For each 32 integers: -32 times the sum of the first 16, and of the others, in the lower 16 bits.
+    pub(super) pairs32: [[i16; 2]; 8],
     pub(super) q: [i8; 256],
+    /// Of each 32 of them, two of the first 16 and two of the others by turns.
+    pub(super) paired: [i8; 256],
 }
 
 impl Block32 {
@@ -62,7 +66,9 @@ impl Block256 {
         offset127: 0,
         most16: 0,
         side32: 0,
+        pairs32: [[0; 2]; 8],
         q: [0; 256],
+        paired: [0; 256],
     };
 }
 
@@ -167,6 +173,11 @@ fn blocks256(x: &[f32], out: &mut [Block256], halves: impl Fn(&[i8; 32]) -> [Hal
                 (block.sums16[i], block.offset32[i]) = (sum, -32 * i32::from(sum));
                 block.lanes32[i] = half.lanes.map(|sum| -32 * sum);
                 most16 = most16.max(half.magnitude);
+            }
+            block.pairs32[i] = [2 * i, 2 * i + 1].map(|i| block.sums16[i].wrapping_mul(-32));
+            let (first, second) = (&q.as_chunks::<2>().0[..8], &q.as_chunks::<2>().0[8..]);
+            for (to, (a, b)) in block.paired[32 * i..].as_chunks_mut::<4>().0.iter_mut().zip(first.iter().zip(second)) {
+                *to = [a[0], a[1], b[0], b[1]];
             }
             block.sums32[i] = block.sums16[2 * i] + block.sums16[2 * i + 1];
             side32 = side32.max((halves[0].magnitude + halves[1].magnitude + block.sums32[i].abs()) / 2);

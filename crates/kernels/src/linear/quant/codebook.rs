@@ -16,10 +16,12 @@ struct Block {
 }
 
 macro_rules! codebook {
-    ($(#[$attribute:meta])* $name:ident, offset $offset:literal, chain $chain:literal, |$b:ident, $out:ident| $decode:block) => {
+    ($(#[$attribute:meta])* $name:ident, offset $offset:literal, most $most:literal, chain $chain:literal, |$b:ident, $out:ident| $decode:block) => {
         $(#[$attribute])*
         pub(super) struct $name;
-        impl Super for $name {}
+        impl Super for $name {
+            const MOST: i32 = $most;
+        }
         impl Type for $name {
             const DTYPE: DType = DType::$name;
             const OFFSET: i32 = $offset;
@@ -158,7 +160,7 @@ static IQ1_BOOK: LazyLock<Vec<u64>> = LazyLock::new(|| {
     rows.map(|row| u64::from_le_bytes(row.to_le_bytes().map(|c| c.wrapping_add(32)))).collect()
 });
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XXS, offset 128, chain 1, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XXS, offset 128, most 128, chain 1, |b, out| {
     let book = &**IQ2_XXS_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -170,7 +172,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XXS, o
     }
 });
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XS, offset 128, chain 1, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XS, offset 128, most 128, chain 1, |b, out| {
     let book = &**IQ2_XS_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (i, s) in out.scales.iter_mut().enumerate() {
@@ -182,7 +184,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_XS, of
     }
 });
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_S, offset 128, chain 1, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ2_S, offset 128, most 128, chain 1, |b, out| {
     let book = &**IQ2_S_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (i, s) in out.scales.iter_mut().enumerate() {
@@ -199,7 +201,7 @@ fn join(a: u64, b: u64) -> u64 {
     a | b << 32
 }
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_XXS, offset 128, chain 1, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_XXS, offset 128, most 128, chain 1, |b, out| {
     out.d = f16_at(b, 0) * 0.25;
     let book = &**IQ3_XXS_BOOK;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -212,7 +214,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_XXS, o
     }
 });
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_S, offset 128, chain 1, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ3_S, offset 128, most 128, chain 1, |b, out| {
     out.d = f16_at(b, 0);
     let book = &**IQ3_S_BOOK;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -229,7 +231,7 @@ fn shifted(codes: u64, negative: bool) -> [u8; 8] {
     (codes - u64::from(negative) * 0x0202_0202_0202_0202).to_le_bytes()
 }
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_S, offset 32, chain 4, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_S, offset 32, most 9, chain 4, |b, out| {
     let book = &**IQ1_BOOK;
     out.d = f16_at(b, 0) * 0.125;
     for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -242,7 +244,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_S, off
     }
 });
 
-codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_M, offset 32, chain 4, |b, out| {
+codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_M, offset 32, most 9, chain 4, |b, out| {
     let book = &**IQ1_BOOK;
     let word = |i: usize| u16_at(b, 48 + i * 2);
     let d = word(0) >> 12 | word(1) >> 8 & 0xf0 | word(2) >> 4 & 0xf00 | word(3) & 0xf000;
@@ -256,7 +258,7 @@ codebook!(#[expect(non_camel_case_types, reason = "the type's name")] IQ1_M, off
     }
 });
 
-codebook!(TQ1_0, offset 32, chain 4, |b, out| {
+codebook!(TQ1_0, offset 32, most 1, chain 4, |b, out| {
     out.d = f16_at(b, 52);
     // Values come digit by digit: those of 32 bytes, of 16, and four of the last 4.
     let mut codes = out.codes.iter_mut();
@@ -269,7 +271,7 @@ codebook!(TQ1_0, offset 32, chain 4, |b, out| {
     }
 });
 
-codebook!(TQ2_0, offset 32, chain 4, |b, out| {
+codebook!(TQ2_0, offset 32, most 2, chain 4, |b, out| {
     out.d = f16_at(b, 64);
     for (i, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         for (code, byte) in codes.iter_mut().zip(&b[i / 4 * 32..]) {

@@ -147,7 +147,7 @@ trait Super: Type {
     /// True when integers times their scales are from -127 to 128, so that a byte holds them.
     const FOLDS: bool = false;
     /// The greatest magnitude of an integer.
-    const MOST: i32 = 128;
+    const MOST: i32;
 
     /// Whether sums over a stretch of products with a block fit 16 bits.
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! AVX2: products of unsigned with signed bytes in pairs of 16 bits. They add up over a chain of groups before the
 //! integer scales are applied in the step that widens them to 32 bits; where the codes have an offset, the chain starts
 //! at minus offset times the input's sums, so that what it ends at fits 16 bits (what it passes wraps around). A chain is
-//! as long as fits with any input, and a whole stretch where the block says that this fits too.
+//! as long as fits with any input, and 32 columns where the block says that this fits too. Where a scale is for 16 columns,
+//! two stretches are one chain: one adds up in the lower and one in the upper 16 bits of a row.
 //!
 //! Codes of eight bits have no chain: even one pair may pass 16 bits. Where several input rows share a slab, these codes
 //! are widened to 16 bits once, scales included, and multiplied as such: two multiplications for 32 products, where
@@ -9,7 +10,7 @@
 
 use super::{
     super::{Done, Fine, Lanes, Slab, Super, Type, chunks, vector::Vector},
-    prefetch, rolled, tiles,
+    prefetch, tiles,
     vectors::Two,
     word,
 };
@@ -17,7 +18,7 @@ use crate::linear::{
     Sums,
     rows8::{Block32, Block256},
 };
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 /// The type's panel with any number of input rows.
 macro_rules! panel {
@@ -48,6 +49,9 @@ macro_rules! panel {
                     to_16_bits::<T>(slab, n);
                     tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab), done);
                     continue;
+                }
+                if T::STRETCH == 16 {
+                    pair_stretches(slab);
                 }
                 tiles!(x, sums, first / $columns, n / $columns, chunk, 3, [1 2 3], $tile::<T>(slab), done);
             }
@@ -110,6 +114,18 @@ fn narrow(codes: Halves, q: __m256i, acc: &mut Halves) {
     }
 }
 
+/// Makes the compiler take sums in the order in which they are written. It would join what it may, rows one after the other or
+/// later groups before earlier ones, and keep the rest on the stack.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_order(acc: &mut Halves) {
+    let [low, high] = acc;
+    // SAFETY: no instruction.
+    unsafe {
+        asm!("/* {} {} */", inout(ymm_reg) * low, inout(ymm_reg) * high, options(nomem, nostack, preserves_flags))
+    };
+}
+
 /// A chain's sums, widened with the rows' `scale`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -119,14 +135,14 @@ fn widen(acc: Halves, scale: Halves, total: &mut Halves) {
     }
 }
 
-/// Adds to `total` the products of a stretch, whose codes begin at `first` in the slab, with the rows' `scale`; `start`
-/// is where the chain of row `t` starts. `WHOLE` makes the stretch one chain.
+/// Adds to `total` the products of 32 columns, whose codes begin at group `first` of the slab, with the rows' `scale`. A chain
+/// has `CHAIN` groups; `start` is where that of row `t` starts.
 ///
 /// # Safety
 /// The groups must be in the slab, and each `q` must have their columns, counted from its beginning.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn stretch<T: Type, const N: usize, const WHOLE: bool>(
+unsafe fn products<const N: usize, const CHAIN: usize>(
     slab: &Slab,
     first: usize,
     q: [&[i8]; N],
@@ -134,35 +150,23 @@ unsafe fn stretch<T: Type, const N: usize, const WHOLE: bool>(
     scale: Halves,
     total: &mut [Halves; N],
 ) {
-    let groups = T::STRETCH / 4;
-    let chain = if WHOLE { groups } else { T::CHAIN };
-    // SAFETY: inside by contract.
-    unsafe {
-        if T::CHAIN == 1 {
-            for g in 0..groups {
-                let codes = load(slab.codes.get_unchecked(first + g));
-                for t in 0..N {
-                    wide(codes, _mm256_set1_epi32(word(q[t], g * 4)), scale, &mut total[t]);
-                }
-            }
-            return;
+    for link in 0..8 / CHAIN {
+        let mut acc: [Halves; N] = [[_mm256_setzero_si256(); 2]; N];
+        for t in 0..N {
+            acc[t] = [start[t]; 2];
         }
-        for link in 0..groups / chain {
-            let mut acc: [Halves; N] = [[_mm256_setzero_si256(); 2]; N];
-            for t in 0..N {
-                acc[t] = [start[t]; 2];
-            }
-            // Unrolled between sums of floats, rows would be taken one by one, all codes on the stack.
-            let end = (link + 1) * chain;
-            for g in link * chain..if T::DTYPE.block() == 32 { rolled(end) } else { end } {
+        for g in link * CHAIN..(link + 1) * CHAIN {
+            // SAFETY: inside by contract.
+            unsafe {
                 let codes = load(slab.codes.get_unchecked(first + g));
                 for t in 0..N {
                     narrow(codes, _mm256_set1_epi32(word(q[t], g * 4)), &mut acc[t]);
+                    in_order(&mut acc[t]);
                 }
             }
-            for t in 0..N {
-                widen(acc[t], scale, &mut total[t]);
-            }
+        }
+        for t in 0..N {
+            widen(acc[t], scale, &mut total[t]);
         }
     }
 }
@@ -265,7 +269,11 @@ fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mu
                 let x = x[t].get_unchecked(b);
                 (q[t], start[t]) = (&x.q, fine_start::<T>(x));
             }
-            stretch::<T, N, false>(slab, b * 8, q, start, ones, &mut total);
+            if T::CHAIN == 8 {
+                products::<N, 8>(slab, b * 8, q, start, ones, &mut total);
+            } else {
+                products::<N, 4>(slab, b * 8, q, start, ones, &mut total);
+            }
             for t in 0..N {
                 fine_add::<T>(slab, b, x[t].get_unchecked(b), total[t], &mut sums[t]);
             }
@@ -368,13 +376,14 @@ fn superblock_wide<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
 fn superblock_add<T: Super, const N: usize>(slab: &Slab, x: [&Block256; N], total: [Halves; N], sums: &mut [Sums]) {
     let mut least = [[_mm256_setzero_si256(); 2]; N];
     if T::MINIMA {
-        for p in 0..rolled(128 / T::STRETCH) {
+        for p in 0..128 / T::STRETCH {
             let minima = load(&slab.min_pairs[p]);
             for t in 0..N {
                 // SAFETY: as many sums as there are stretches.
                 let sums =
                     unsafe { if T::STRETCH == 16 { word(&x[t].sums16, p * 4) } else { word(&x[t].sums32, p * 4) } };
                 widen([_mm256_set1_epi32(sums); 2], minima, &mut least[t]);
+                in_order(&mut least[t]);
             }
         }
     }
@@ -444,28 +453,75 @@ fn superblock_tile<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], s
         blocks[t] = &x[t][0];
     }
     let mut total = [[_mm256_setzero_si256(); 2]; N];
-    if T::CHAIN * 4 < T::STRETCH && blocks.iter().all(|x| T::fits(x)) {
-        stretches::<T, N, true>(slab, blocks, &mut total);
-    } else {
-        stretches::<T, N, false>(slab, blocks, &mut total);
+    // In pairs of stretches all four columns of two groups meet in 16 bits.
+    match (T::CHAIN == 8 || blocks.iter().all(|x| T::fits(x)), T::STRETCH) {
+        (true, _) => superblock_products::<T, N, 8>(slab, blocks, &mut total),
+        (false, 16) => superblock_products::<T, N, 2>(slab, blocks, &mut total),
+        (false, _) => superblock_products::<T, N, 4>(slab, blocks, &mut total),
     }
     superblock_add::<T, N>(slab, blocks, total, sums);
 }
 
-/// Adds to `total` the products of a super-block; see [`stretch`].
+/// Adds to `total` the products of a super-block, in chains of `CHAIN` groups.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn stretches<T: Super, const N: usize, const WHOLE: bool>(slab: &Slab, x: [&Block256; N], total: &mut [Halves; N]) {
-    for s in 0..256 / T::STRETCH {
+fn superblock_products<T: Super, const N: usize, const CHAIN: usize>(
+    slab: &Slab,
+    x: [&Block256; N],
+    total: &mut [Halves; N],
+) {
+    // There are no sums of the input for parts of a chain to start at: what the offset adds is then taken off in the end.
+    let whole = CHAIN == 8;
+    for s in 0..8 {
         let (mut q, mut start): ([&[i8]; N], _) = ([&[]; N], [_mm256_setzero_si256(); N]);
-        // SAFETY: stretches are 256 columns in all.
+        // SAFETY: eight times 32 columns are all.
         unsafe {
             for t in 0..N {
-                q[t] = x[t].q.get_unchecked(s * T::STRETCH..);
-                start[t] = superblock_start::<T>(x[t], s);
+                let all = if T::STRETCH == 16 { &x[t].paired } else { &x[t].q };
+                q[t] = all.get_unchecked(s * 32..);
+                if T::OFFSET == 32 && whole {
+                    start[t] = _mm256_set1_epi32(word(&x[t].pairs32, s * 4));
+                }
             }
-            let scale = load(&slab.scales[s]);
-            stretch::<T, N, WHOLE>(slab, s * T::STRETCH / 4, q, start, scale, total);
+            products::<N, CHAIN>(slab, s * 8, q, start, load(&slab.scales[s]), total);
         }
+    }
+    if T::OFFSET == 32 && !whole {
+        for (t, total) in total.iter_mut().enumerate() {
+            let mut sums = [_mm256_setzero_si256(); 2];
+            for s in 0..8 {
+                // SAFETY: two sums of 16 integers for each.
+                let x = _mm256_set1_epi32(unsafe { word(&x[t].sums16, s * 4) });
+                widen([x; 2], load(&slab.scales[s]), &mut sums);
+            }
+            for h in 0..2 {
+                total[h] = _mm256_sub_epi32(total[h], _mm256_slli_epi32::<5>(sums[h]));
+            }
+        }
+    }
+}
+
+/// Puts codes of two stretches of 16 columns into one of 32, two columns of the one beside two of the other, and likewise
+/// their scales: a chain then adds up one stretch in the lower and one in the upper 16 bits of a row, and one step multiplies
+/// both by their scales.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pair_stretches(slab: &mut Slab) {
+    for s in 0..8 {
+        let stretches: &mut [Lanes; 8] = (&mut slab.codes[s * 8..s * 8 + 8]).try_into().expect("eight of them");
+        let old = *stretches;
+        for (g, new) in stretches.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (a, b) = (load(&old[g]), load(&old[4 + g]));
+            let (mut low, mut high) = (a, b);
+            for h in 0..2 {
+                low[h] = _mm256_blend_epi16::<0xaa>(a[h], _mm256_slli_epi32::<16>(b[h]));
+                high[h] = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(a[h]), b[h]);
+            }
+            Two(low).store(&mut new[0].0);
+            Two(high).store(&mut new[1].0);
+        }
+        let (a, b) = (load(&slab.scales[2 * s]), load(&slab.scales[2 * s + 1]));
+        let both = [0, 1].map(|h| _mm256_blend_epi16::<0xaa>(a[h], b[h]));
+        Two(both).store(&mut slab.scales[s].0);
     }
 }
