@@ -22,6 +22,7 @@ pub struct Scratch {
     halves: Vec<bf16>,
     fine: Vec<Block32>,
     superblocks: Vec<Block256>,
+    paired: Vec<Block256>,
 }
 
 impl Scratch {
@@ -130,6 +131,8 @@ impl<'a> Input<'a> {
         let halves = Rows::new(&mut self.scratch.halves, make.halves, rows, cols, bf16::ZERO);
         let fine = Rows::new(&mut self.scratch.fine, make.fine, rows, cols / 32, Block32::ZERO);
         let superblocks = Rows::new(&mut self.scratch.superblocks, make.superblocks, rows, cols / 256, Block256::ZERO);
+        let pair = make.superblocks && isa == Isa::Avx2;
+        let paired = Rows::new(&mut self.scratch.paired, pair, rows, cols / 256, Block256::ZERO);
         let group = MIN_NUMBERS.div_ceil(cols.max(1));
         let (side, width) = &self.side;
         pool.run(rows.div_ceil(group), |i| {
@@ -142,7 +145,7 @@ impl<'a> Input<'a> {
                         quantize32(isa, x, to);
                     }
                     if let Some(to) = superblocks.row(t) {
-                        quantize256(isa, x, to);
+                        quantize256(isa, x, to, paired.row(t).unwrap_or_default());
                     }
                 };
                 #[expect(unsafe_code, reason = "tasks write disjoint rows")]
@@ -187,10 +190,11 @@ impl<'a> Input<'a> {
         &self.scratch.fine[t * blocks..][..blocks]
     }
 
-    /// Row `t` in blocks of 256 integers.
-    pub(super) fn superblocks(&self, t: usize) -> &[Block256] {
+    /// Row `t` in blocks of 256 integers, `paired` or not: see [`quantize256`].
+    pub(super) fn superblocks(&self, t: usize, paired: bool) -> &[Block256] {
         let blocks = self.cols / 256;
-        &self.scratch.superblocks[t * blocks..][..blocks]
+        let all = if paired { &self.scratch.paired } else { &self.scratch.superblocks };
+        &all[t * blocks..][..blocks]
     }
 }
 

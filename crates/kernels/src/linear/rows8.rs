@@ -44,11 +44,7 @@ pub(super) struct Block256 {
     pub(super) most16: i16,
     /// The greatest sum of magnitudes of those of 32 integers that have the same sign.
     pub(super) side32: i16,
-    /// For each 32 integers: -32 times the sum of the first 16, and of the others, in the lower 16 bits.
-    pub(super) pairs32: [[i16; 2]; 8],
     pub(super) q: [i8; 256],
-    /// Of each 32 of them, two of the first 16 and two of the others by turns.
-    pub(super) paired: [i8; 256],
 }
 
 impl Block32 {
@@ -66,9 +62,7 @@ impl Block256 {
         offset127: 0,
         most16: 0,
         side32: 0,
-        pairs32: [[0; 2]; 8],
         q: [0; 256],
-        paired: [0; 256],
     };
 }
 
@@ -85,16 +79,18 @@ pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
     }
 }
 
-/// Writes `x` as blocks: 256 numbers each.
-pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256]) {
+/// Writes `x` as blocks: 256 numbers each. AVX2 writes them to `paired` as well, if it is not empty, with the integers as
+/// types with a scale for 16 columns take them: of each 32, two of the first 16 and two of the others by turns; the first
+/// eight of `lanes32` are then those of 32 integers.
+pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
     match isa {
-        Isa::Scalar => blocks256(x, out, halves),
+        Isa::Scalar => blocks256(x, out, halves, |_, _| ()),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::avx2::blocks256(x, out),
+        Isa::Avx2 => x86::avx2::blocks256(x, out, paired),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::avx512::blocks256(x, out),
+        Isa::Avx512 => x86::avx512::blocks256(x, out, paired),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => blocks256(x, out, halves),
+        _ => blocks256(x, out, halves, |_, _| ()),
     }
 }
 
@@ -105,27 +101,60 @@ mod x86 {
     use std::arch::x86_64::*;
 
     macro_rules! tier {
-        ($tier:ident, $features:literal) => {
+        ($tier:ident, $features:literal, |$block:ident| $pair:expr) => {
             pub(super) mod $tier {
                 use super::*;
-                tier!(blocks32, Block32, $features);
-                tier!(blocks256, Block256, $features);
-            }
-        };
-        ($name:ident, $block:ty, $features:literal) => {
-            pub(in super::super) fn $name(x: &[f32], out: &mut [$block]) {
-                #[target_feature(enable = $features)]
-                fn compiled(x: &[f32], out: &mut [$block]) {
-                    // A closure has this function's instructions, a function's name not.
-                    super::super::$name(x, out, |q| halves(q));
+
+                pub(in super::super) fn blocks32(x: &[f32], out: &mut [Block32]) {
+                    #[target_feature(enable = $features)]
+                    fn compiled(x: &[f32], out: &mut [Block32]) {
+                        // A closure has this function's instructions, a function's name not.
+                        super::super::blocks32(x, out, |q| halves(q));
+                    }
+                    // SAFETY: called only where the machine has the tier.
+                    unsafe { compiled(x, out) }
                 }
-                // SAFETY: called only where the machine has the tier.
-                unsafe { compiled(x, out) }
+
+                pub(in super::super) fn blocks256(x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
+                    #[target_feature(enable = $features)]
+                    fn compiled(x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
+                        super::super::blocks256(
+                            x,
+                            out,
+                            |q| halves(q),
+                            |i, $block| {
+                                if let Some(to) = paired.get_mut(i) {
+                                    *to = $pair;
+                                }
+                            },
+                        );
+                    }
+                    // SAFETY: as above.
+                    unsafe { compiled(x, out, paired) }
+                }
             }
         };
     }
-    tier!(avx2, "avx2,fma");
-    tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl");
+    tier!(avx2, "avx2,fma", |block| in_pairs(block));
+    tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl", |block| *block);
+
+    /// See [`quantize256`](super::quantize256).
+    #[inline(always)]
+    fn in_pairs(block: &Block256) -> Block256 {
+        let mut pairs = *block;
+        for (q, to) in block.q.as_chunks::<32>().0.iter().zip(pairs.q.as_chunks_mut::<32>().0) {
+            // SAFETY: 32 bytes each; and inlined where AVX2 is.
+            unsafe {
+                let (first, second) = (_mm_loadu_si128(q.as_ptr().cast()), _mm_loadu_si128(q.as_ptr().add(16).cast()));
+                _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_unpacklo_epi16(first, second));
+                _mm_storeu_si128(to.as_mut_ptr().add(16).cast(), _mm_unpackhi_epi16(first, second));
+            }
+        }
+        for (lanes, sums) in pairs.lanes32.iter_mut().zip(block.sums16.as_chunks::<2>().0) {
+            *lanes = sums.map(|sum| sum.wrapping_mul(-32));
+        }
+        pairs
+    }
 
     /// [`halves`](super::halves), inlined where AVX2 is.
     #[inline(always)]
@@ -160,10 +189,15 @@ fn blocks32(x: &[f32], out: &mut [Block32], halves: impl Fn(&[i8; 32]) -> [Half;
 }
 
 #[inline(always)]
-fn blocks256(x: &[f32], out: &mut [Block256], halves: impl Fn(&[i8; 32]) -> [Half; 2]) {
+fn blocks256(
+    x: &[f32],
+    out: &mut [Block256],
+    halves: impl Fn(&[i8; 32]) -> [Half; 2],
+    mut each: impl FnMut(usize, &Block256),
+) {
     // Filled on the stack: where another core has read the output, what is stored there can be read again only much later.
     let mut block = Block256::ZERO;
-    for (x, out) in x.as_chunks::<256>().0.iter().zip(out) {
+    for (i, (x, out)) in x.as_chunks::<256>().0.iter().zip(out).enumerate() {
         block.scale = quantize(x, &mut block.q);
         let (mut most16, mut side32) = (0, 0);
         for (i, q) in block.q.as_chunks::<32>().0.iter().enumerate() {
@@ -174,11 +208,6 @@ fn blocks256(x: &[f32], out: &mut [Block256], halves: impl Fn(&[i8; 32]) -> [Hal
                 block.lanes32[i] = half.lanes.map(|sum| -32 * sum);
                 most16 = most16.max(half.magnitude);
             }
-            block.pairs32[i] = [2 * i, 2 * i + 1].map(|i| block.sums16[i].wrapping_mul(-32));
-            let (first, second) = (&q.as_chunks::<2>().0[..8], &q.as_chunks::<2>().0[8..]);
-            for (to, (a, b)) in block.paired[32 * i..].as_chunks_mut::<4>().0.iter_mut().zip(first.iter().zip(second)) {
-                *to = [a[0], a[1], b[0], b[1]];
-            }
             block.sums32[i] = block.sums16[2 * i] + block.sums16[2 * i + 1];
             side32 = side32.max((halves[0].magnitude + halves[1].magnitude + block.sums32[i].abs()) / 2);
             block.offset128[i] = -128 * i32::from(block.sums32[i]);
@@ -186,6 +215,7 @@ fn blocks256(x: &[f32], out: &mut [Block256], halves: impl Fn(&[i8; 32]) -> [Hal
         (block.most16, block.side32) = (most16, side32);
         block.offset127 = -127 * block.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
         *out = block;
+        each(i, &block);
     }
 }
 

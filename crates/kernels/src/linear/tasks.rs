@@ -232,12 +232,15 @@ enum Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(input: &'a Input, form: Form, from: &[usize]) -> Rows<'a> {
-        match form {
+    fn of(isa: Isa, input: &'a Input, w: &Weights, from: &[usize]) -> Rows<'a> {
+        match w.form() {
             Form::Float | Form::Decoded => Rows::Float(gather(from, |t| input.row(t))),
             Form::Half => Rows::Half(gather(from, |t| input.half(t))),
             Form::Fine => Rows::Fine(gather(from, |t| input.fine(t))),
-            Form::Super => Rows::Super(gather(from, |t| input.superblocks(t))),
+            Form::Super => {
+                let paired = quant::in_pairs(isa, w.dtype(), from.len());
+                Rows::Super(gather(from, |t| input.superblocks(t, paired)))
+            }
         }
     }
 
@@ -367,7 +370,7 @@ impl<'a> Task<'a> {
     /// The input rows numbered `from`, for weights like `w`.
     fn of(isa: Isa, input: &'a Input, w: &Weights, from: &[usize]) -> Task<'a> {
         let (form, n) = (w.form(), from.len());
-        Task { isa, x: Rows::of(input, form, from), n, pairs: quant::pairs(isa, form, n) && w.cols() > 0 }
+        Task { isa, x: Rows::of(isa, input, w, from), n, pairs: quant::pairs(isa, form, n) && w.cols() > 0 }
     }
 
     /// Hands over the sums of each panel, some rows at a time: panel, rows, sums. Tells of one panel or two before they are

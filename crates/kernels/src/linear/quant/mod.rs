@@ -238,6 +238,8 @@ pub(super) fn fine(
 /// Input rows up to which codes are multiplied as they leave their registers, by AVX-512: unpacking them once more for
 /// every few rows costs less than storing and loading them.
 const FEW_ROWS: usize = 32;
+/// The same by AVX2; twice as many for codes of eight bits, which are widened as well.
+const FEW_ROWS_AVX2: usize = 6;
 
 /// Whether two panels go faster together than one after the other: where the input's broadcasts are what bounds a product,
 /// and where few input rows leave a chain of sums waiting for itself.
@@ -249,6 +251,16 @@ pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
         (Isa::Avx2, Form::Float | Form::Half) => rows <= 3,
         _ => false,
     }
+}
+
+/// Whether the input's integers are wanted in pairs: see [`quantize256`](super::rows8::quantize256).
+pub(super) fn in_pairs(isa: Isa, dtype: DType, rows: usize) -> bool {
+    isa == Isa::Avx2
+        && match dtype {
+            DType::Q2_K | DType::Q3_K | DType::Q6_K => rows > FEW_ROWS_AVX2,
+            DType::IQ1_S | DType::IQ1_M | DType::TQ1_0 | DType::TQ2_0 => true,
+            _ => false,
+        }
 }
 
 macro_rules! dispatch_pair {

@@ -9,14 +9,17 @@
 //! bytes would take a sign, a product and a widening one.
 
 use super::{
-    super::{Done, Fine, Lanes, Slab, Super, Type, chunks, vector::Vector},
+    super::{Done, FEW_ROWS_AVX2, Fine, Lanes, Slab, Super, Type, chunks, in_pairs, vector::Vector},
     prefetch, tiles,
     vectors::Two,
     word,
 };
-use crate::linear::{
-    Sums,
-    rows8::{Block32, Block256},
+use crate::{
+    isa::Isa,
+    linear::{
+        Sums,
+        rows8::{Block32, Block256},
+    },
 };
 use std::arch::{asm, x86_64::*};
 
@@ -50,7 +53,7 @@ macro_rules! panel {
                     tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab), done);
                     continue;
                 }
-                if T::STRETCH == 16 {
+                if in_pairs(Isa::Avx2, T::DTYPE, x.len()) {
                     pair_stretches(slab);
                 }
                 tiles!(x, sums, first / $columns, n / $columns, chunk, 3, [1 2 3], $tile::<T>(slab), done);
@@ -64,7 +67,7 @@ panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, supe
 /// Input rows up to which codes are multiplied as they leave their registers: unpacking them once more for every two
 /// rows costs less than storing and loading them, the more so where they would be widened as well.
 const fn few_rows<T: Type>() -> usize {
-    if T::CHAIN == 1 { 12 } else { 6 }
+    if T::CHAIN == 1 { 2 * FEW_ROWS_AVX2 } else { FEW_ROWS_AVX2 }
 }
 
 /// The lower and the upper 8 rows.
@@ -119,11 +122,10 @@ fn narrow(codes: Halves, q: __m256i, acc: &mut Halves) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn in_order(acc: &mut Halves) {
-    let [low, high] = acc;
+    let [mut low, mut high] = *acc;
     // SAFETY: no instruction.
-    unsafe {
-        asm!("/* {} {} */", inout(ymm_reg) * low, inout(ymm_reg) * high, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("/* {} {} */", inout(ymm_reg) low, inout(ymm_reg) high, options(nomem, nostack, preserves_flags)) };
+    *acc = [low, high];
 }
 
 /// A chain's sums, widened with the rows' `scale`.
@@ -477,10 +479,9 @@ fn superblock_products<T: Super, const N: usize, const CHAIN: usize>(
         // SAFETY: eight times 32 columns are all.
         unsafe {
             for t in 0..N {
-                let all = if T::STRETCH == 16 { &x[t].paired } else { &x[t].q };
-                q[t] = all.get_unchecked(s * 32..);
+                q[t] = x[t].q.get_unchecked(s * 32..);
                 if T::OFFSET == 32 && whole {
-                    start[t] = _mm256_set1_epi32(word(&x[t].pairs32, s * 4));
+                    start[t] = _mm256_set1_epi32(word(&x[t].lanes32, s * 4));
                 }
             }
             products::<N, CHAIN>(slab, s * 8, q, start, load(&slab.scales[s]), total);
