@@ -79,7 +79,7 @@ pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
     }
 }
 
-/// Writes `x` as blocks: 256 numbers each. AVX2 writes them to `paired` as well, if it is not empty, with the integers as
+/// Writes `x` as blocks: 256 numbers each. AVX2 and AVX-512 write them to `paired` as well, unless it is empty, with the integers as
 /// types with a scale for 16 columns take them: of each 32, two of the first 16 and two of the others by turns; the first
 /// eight of `lanes32` are then those of 32 integers.
 pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
@@ -101,7 +101,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     macro_rules! tier {
-        ($tier:ident, $features:literal, |$block:ident| $pair:expr) => {
+        ($tier:ident, $features:literal) => {
             pub(super) mod $tier {
                 use super::*;
 
@@ -122,9 +122,9 @@ mod x86 {
                             x,
                             out,
                             |q| halves(q),
-                            |i, $block| {
+                            |i, block| {
                                 if let Some(to) = paired.get_mut(i) {
-                                    *to = $pair;
+                                    *to = in_pairs(block);
                                 }
                             },
                         );
@@ -135,8 +135,8 @@ mod x86 {
             }
         };
     }
-    tier!(avx2, "avx2,fma", |block| in_pairs(block));
-    tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl", |block| *block);
+    tier!(avx2, "avx2,fma");
+    tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl");
 
     /// See [`quantize256`](super::quantize256).
     #[inline(always)]
