@@ -181,7 +181,7 @@ fn fine_start<T: Fine>(x: &Block32) -> __m256i {
     if T::OFFSET == 16 { _mm256_set1_epi32(unsafe { word(&x.lanes16, 0) }) } else { _mm256_setzero_si256() }
 }
 
-/// Where the chain of a stretch of 16 starts.
+/// Where the chain of a stretch of 16 starts, or, in pairs, that of two.
 ///
 /// # Safety
 /// The stretch must be below 16.
@@ -480,8 +480,8 @@ fn superblock_products<T: Super, const N: usize, const CHAIN: usize>(
         unsafe {
             for t in 0..N {
                 q[t] = x[t].q.get_unchecked(s * 32..);
-                if T::OFFSET == 32 && whole {
-                    start[t] = _mm256_set1_epi32(word(&x[t].lanes32, s * 4));
+                if whole {
+                    start[t] = superblock_start::<T>(x[t], s);
                 }
             }
             products::<N, CHAIN>(slab, s * 8, q, start, load(&slab.scales[s]), total);
@@ -508,8 +508,7 @@ fn superblock_products<T: Super, const N: usize, const CHAIN: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pair_stretches(slab: &mut Slab) {
-    for s in 0..8 {
-        let stretches: &mut [Lanes; 8] = (&mut slab.codes[s * 8..s * 8 + 8]).try_into().expect("eight of them");
+    for (s, stretches) in slab.codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let old = *stretches;
         for (g, new) in stretches.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let (a, b) = (load(&old[g]), load(&old[4 + g]));
