@@ -3,7 +3,7 @@
 
 use super::{
     super::{Done, ROWS, Sums, rows16::LEAST_WEIGHT},
-    x86::{AHEAD, Element, HALVES, STRETCH, columns, tile_avx512, tiles},
+    x86::{AHEAD, Element, HALVES, MOST, STRETCH, columns, tile_avx512, tiles},
 };
 use half::bf16;
 use std::{arch::x86_64::*, sync::OnceLock};
@@ -52,9 +52,15 @@ fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
 /// is left to the plain ones.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
 pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums: [&mut [Sums]; P], done: &mut Done) {
-    const MOST: usize = 8;
     const COLUMN: usize = 2 * ROWS;
     let cols = panels[0].len() / COLUMN;
+    // Kept only where another tile follows.
+    let mut room;
+    let mut pairs: [&mut [[u32; ROWS]]; P] = std::array::from_fn(|_| Default::default());
+    if x.len() > MOST {
+        room = [[[0; ROWS]; STRETCH / 2]; P];
+        pairs = room.each_mut().map(|pairs| &mut pairs[..]);
+    }
     for first in (0..cols).step_by(STRETCH) {
         let len = STRETCH.min(cols - first);
         let w = panels.map(|panel| &panel[first * COLUMN..][..len * COLUMN]);
@@ -67,8 +73,8 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
             }
             if !plain {
                 tiles!([1 2 3 4 5 6 7 8], x.len(), &rows, |rows| plain = !match i {
-                    0 => tile::<_, P, true>(w, *rows, &mut sums),
-                    _ => tile::<_, P, false>(w, *rows, &mut sums),
+                    0 => tile::<_, P, true>(w, &mut pairs, *rows, &mut sums),
+                    _ => tile::<_, P, false>(w, &mut pairs, *rows, &mut sums),
                 });
             }
             if plain {
@@ -86,15 +92,19 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
     }
 }
 
-/// Adds nothing and gives `false` when `CHECK`ed weights are too small.
+/// The `FIRST` tile of a stretch brings the weights of two columns together and keeps them in `pairs` for the others, if there is
+/// room. It adds nothing and gives `false` when weights are too small.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
-fn tile<const N: usize, const P: usize, const CHECK: bool>(
+fn tile<const N: usize, const P: usize, const FIRST: bool>(
     w: [&[u8]; P],
+    pairs: &mut [&mut [[u32; ROWS]]; P],
     x: [&[bf16]; N],
     sums: &mut [&mut [Sums]; P],
 ) -> bool {
     let len = columns::<_, N, P, HALVES>(w, x, sums);
-    // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
+    assert!(FIRST || pairs.iter().all(|pairs| len <= 2 * pairs.len()));
+    // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, pairs of them in `pairs`, as just checked; `Sums` are 16
+    // numbers.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); N]; P];
         for p in 0..P {
@@ -114,15 +124,20 @@ fn tile<const N: usize, const P: usize, const CHECK: bool>(
         for k in (0..len).step_by(2) {
             let mut column = [_mm512_setzero_si512(); P];
             for p in 0..P {
+                if !FIRST {
+                    column[p] = _mm512_loadu_si512(pairs[p].get_unchecked(k / 2).as_ptr().cast());
+                    continue;
+                }
                 let at = w[p].as_ptr().add(k * ROWS * 2);
+                _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
                 column[p] = match k + 1 < len {
                     true => _mm512_permutexvar_epi16(beside, _mm512_loadu_si512(at.cast())),
                     false => _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())),
                 };
-                if CHECK {
-                    let twice = _mm512_add_epi16(column[p], column[p]);
-                    least = _mm512_min_epu16(least, _mm512_add_epi16(twice, _mm512_set1_epi16(-1)));
-                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
+                let twice = _mm512_add_epi16(column[p], column[p]);
+                least = _mm512_min_epu16(least, _mm512_add_epi16(twice, _mm512_set1_epi16(-1)));
+                if let Some(pair) = pairs[p].get_mut(k / 2) {
+                    _mm512_storeu_si512(pair.as_mut_ptr().cast(), column[p]);
                 }
             }
             for t in 0..N {
@@ -135,7 +150,7 @@ fn tile<const N: usize, const P: usize, const CHECK: bool>(
                 }
             }
         }
-        if CHECK && _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16((2 * LEAST_WEIGHT - 1).cast_signed())) != 0 {
+        if FIRST && _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16((2 * LEAST_WEIGHT - 1).cast_signed())) != 0 {
             return false;
         }
         for p in 0..P {

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
 use super::{
-    super::{Done, ROWS, Sums},
+    super::{Done, ROWS, Sums, tasks::MAX_ROWS},
     native,
 };
 use allod_tensor::DType;
@@ -55,8 +55,11 @@ impl Element for bf16 {
     }
 }
 
+/// Input rows of a tile with AVX-512, at most.
+pub(super) const MOST: usize = 8;
+
 macro_rules! tier {
-    ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:literal, $rows:tt) => {
+    ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:expr, $rows:tt) => {
         pub(super) fn $name<const P: usize>(
             dtype: DType,
             panels: [&[u8]; P],
@@ -120,7 +123,7 @@ macro_rules! tiles {
 pub(super) use tiles;
 
 tier!(avx2, panel_avx2, tile_avx2, "avx2,fma,f16c", 6, [1 2 3 4 5 6]);
-tier!(avx512, panel_avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", 8, [1 2 3 4 5 6 7 8]);
+tier!(avx512, panel_avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", MOST, [1 2 3 4 5 6 7 8]);
 
 pub(super) fn avx2_halves<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], sums: [&mut [Sums]; P], done: &mut Done) {
     // SAFETY: this tier is chosen only where the machine has its instructions.
@@ -155,6 +158,41 @@ pub(super) fn columns<E, const N: usize, const P: usize, const KIND: u8>(
     len
 }
 
+/// Whether AVX2's two vectors are even rows and odd ones: BF16 becomes numbers in two steps so, where rows in their order take
+/// four, on a port that multiplies.
+const fn by_turns(kind: u8) -> bool {
+    matches!(kind, BF16 | HALVES)
+}
+
+/// Sums of 16 rows, as [`load_avx2`] gives weights.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_sums<const KIND: u8>(sums: &Sums) -> [__m256; 2] {
+    // SAFETY: 16 numbers.
+    let [low, high] = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
+    if !by_turns(KIND) {
+        return [low, high];
+    }
+    // Of rows 0 to 3, 8 to 11, 4 to 7 and 12 to 15, in this order.
+    [_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high)]
+        .map(|half| _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(half))))
+}
+
+/// The reverse of [`load_sums`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_sums<const KIND: u8>([mut low, mut high]: [__m256; 2], sums: &mut Sums) {
+    if by_turns(KIND) {
+        let [a, b] = [_mm256_unpacklo_ps(low, high), _mm256_unpackhi_ps(low, high)];
+        (low, high) = (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+    }
+    // SAFETY: 16 numbers.
+    unsafe {
+        _mm256_storeu_ps(sums.as_mut_ptr(), low);
+        _mm256_storeu_ps(sums.as_mut_ptr().add(8), high);
+    }
+}
+
 /// 16 weights of one column, as two vectors of 8.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -164,10 +202,11 @@ unsafe fn load_avx2<const KIND: u8>(w: *const u8) -> [__m256; 2] {
         match KIND {
             F32 => [_mm256_loadu_ps(w.cast()), _mm256_loadu_ps(w.add(32).cast())],
             F16 => [_mm256_cvtph_ps(_mm_loadu_si128(w.cast())), _mm256_cvtph_ps(_mm_loadu_si128(w.add(16).cast()))],
-            _ => [0, 16].map(|at| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.add(at).cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            }),
+            _ => {
+                let rows = _mm256_loadu_si256(w.cast());
+                let odd = _mm256_and_si256(rows, _mm256_set1_epi32(!0xffff));
+                [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(rows)), _mm256_castsi256_ps(odd)]
+            }
         }
     }
 }
@@ -185,8 +224,7 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
         let mut acc = [[[_mm256_setzero_ps(); 2]; N]; P];
         for p in 0..P {
             for t in 0..N {
-                let from = sums[p][t].as_ptr();
-                acc[p][t] = [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))];
+                acc[p][t] = load_sums::<KIND>(&sums[p][t]);
             }
         }
         for k in (0..len).map(|k| nth::<KIND>(k, len)) {
@@ -209,11 +247,60 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
         }
         for p in 0..P {
             for t in 0..N {
-                let to = sums[p][t].as_mut_ptr();
-                _mm256_storeu_ps(to, acc[p][t][0]);
-                _mm256_storeu_ps(to.add(8), acc[p][t][1]);
+                store_sums::<KIND>(acc[p][t], &mut sums[p][t]);
             }
         }
+    }
+}
+
+/// As [`avx512`] for F16 or BF16 and many input rows: each stretch becomes F32 once, where every tile would do it again on the
+/// ports that its products need.
+pub(super) fn avx512_unpacked<const P: usize>(
+    dtype: DType,
+    panels: [&[u8]; P],
+    x: &[&[f32]],
+    sums: [&mut [Sums]; P],
+    done: &mut Done,
+) {
+    // SAFETY: this tier is chosen only where the machine has its instructions.
+    unsafe {
+        match dtype {
+            DType::F16 => unpacked::<F16, P>(panels, x, sums, done),
+            _ => unpacked::<BF16, P>(panels, x, sums, done),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn unpacked<const KIND: u8, const P: usize>(
+    panels: [&[u8]; P],
+    x: &[&[f32]],
+    mut sums: [&mut [Sums]; P],
+    done: &mut Done,
+) {
+    let column = ROWS * width(KIND);
+    let cols = panels[0].len() / column;
+    let mut numbers = [[[0.0; ROWS]; STRETCH]; P];
+    for first in (0..cols).step_by(STRETCH) {
+        let len = STRETCH.min(cols - first);
+        for (panel, numbers) in panels.iter().zip(&mut numbers) {
+            for (w, to) in panel[first * column..].chunks_exact(column).zip(&mut numbers[..len]) {
+                // SAFETY: 16 elements, and as many numbers.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(AHEAD).cast());
+                    _mm512_storeu_ps(to.as_mut_ptr(), load_avx512::<KIND>(w.as_ptr()));
+                }
+            }
+        }
+        let w = numbers.each_ref().map(|numbers| bytemuck::cast_slice(&numbers[..len]));
+        let mut part: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+        for (part, x) in part.iter_mut().zip(x) {
+            *part = &x[first..first + len];
+        }
+        let sums = sums.each_mut().map(|sums| &mut **sums);
+        let mut later = |_: usize, _: &mut [Sums], _: &mut [Sums]| {};
+        let done: &mut Done = if first + len == cols { &mut *done } else { &mut later };
+        panel_avx512::<F32, P, f32>(w, &part[..x.len()], sums, done);
     }
 }
 
