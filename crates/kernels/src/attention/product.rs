@@ -12,7 +12,7 @@ use super::wide::Sixteen;
 use crate::isa::Isa;
 
 /// Rows that a product may have on any instruction set.
-pub(super) const MAX_ROWS: usize = 12;
+pub(super) const MAX_ROWS: usize = 8;
 
 /// Rows that one product may have.
 pub(super) fn max_rows(isa: Isa) -> usize {
@@ -33,9 +33,12 @@ pub(super) struct Product<'a> {
     /// `[rows × depth]`, rows `a_stride` apart.
     pub(super) a: &'a [f32],
     pub(super) a_stride: usize,
-    /// `[depth × 16]`.
+    /// Panels of `[depth × 16]`, `b_stride` apart.
     pub(super) b: &'a [f32],
-    /// `[rows × 16]`, rows `c_stride` apart.
+    pub(super) b_stride: usize,
+    /// One or two.
+    pub(super) panels: usize,
+    /// `[rows × 16 · panels]`, rows `c_stride` apart.
     pub(super) c: &'a mut [f32],
     pub(super) c_stride: usize,
     pub(super) rows: usize,
@@ -50,43 +53,61 @@ impl Product<'_> {
     /// # Panics
     /// When a slice is shorter than the sizes say.
     pub(super) fn run(self, isa: Isa) {
-        let last = self.rows - 1;
+        let (last, last_panel) = (self.rows - 1, self.panels - 1);
         assert!(last * self.a_stride + self.depth <= self.a.len());
-        assert!(self.depth * PAGE <= self.b.len() && last * self.c_stride + PAGE <= self.c.len());
+        assert!(last_panel * self.b_stride + self.depth * PAGE <= self.b.len());
+        assert!(last * self.c_stride + self.panels * PAGE <= self.c.len());
         let c = self.c.as_mut_ptr();
         let x = &self;
         macro_rules! rows {
             ($($n:literal)*) => {
-                match x.rows {
+                match (isa, x.rows) {
                     // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
-                    $($n => unsafe { with_wide!(isa, panel::<$n>(x: &Product<'_>, c: *mut f32)) },)*
-                    rows => unreachable!("{rows} rows in one product"),
+                    $(#[cfg(target_arch = "x86_64")]
+                    (Isa::Avx512, $n) if x.panels == 2 => unsafe {
+                        let first = 0; with_wide!(avx512 panel::<$n, 2>(x: &Product<'_>, first: usize, c: *mut f32));
+                    },
+                    (_, $n) => for p in 0..x.panels {
+                        unsafe { with_wide!(isa, panel::<$n, 1>(x: &Product<'_>, p: usize, c: *mut f32)) };
+                    },)*
+                    (_, rows) => unreachable!("{rows} rows in one product"),
                 }
             };
         }
-        rows!(1 2 3 4 5 6 7 8 9 10 11 12)
+        rows!(1 2 3 4 5 6 7 8)
     }
 }
 
+/// `PANELS` panels from `first` on.
 #[inline(always)]
-unsafe fn panel<V: Sixteen, const ROWS: usize>(x: &Product<'_>, c: *mut f32) {
-    // SAFETY: rows and depth stay below what `run` checked.
+unsafe fn panel<V: Sixteen, const ROWS: usize, const PANELS: usize>(x: &Product<'_>, first: usize, c: *mut f32) {
+    // SAFETY: rows, panels and depth stay below what `run` checked.
     unsafe {
-        let (a, b) = (x.a.as_ptr(), x.b.as_ptr());
-        let mut acc = [V::splat(0.0); ROWS];
+        let (a, b, c) = (x.a.as_ptr(), x.b.as_ptr().add(first * x.b_stride), c.add(first * PAGE));
+        let mut acc = [[V::splat(0.0); PANELS]; ROWS];
         if x.accumulate {
             for r in 0..ROWS {
-                acc[r] = V::load(c.add(r * x.c_stride));
+                for p in 0..PANELS {
+                    acc[r][p] = V::load(c.add(r * x.c_stride + p * PAGE));
+                }
             }
         }
         for k in 0..x.depth {
-            let b = V::load(b.add(k * PAGE));
+            let mut column = [V::splat(0.0); PANELS];
+            for p in 0..PANELS {
+                column[p] = V::load(b.add(p * x.b_stride + k * PAGE));
+            }
             for r in 0..ROWS {
-                acc[r] = V::splat(*a.add(r * x.a_stride + k)).mul_add(b, acc[r]);
+                let a = V::splat(*a.add(r * x.a_stride + k));
+                for p in 0..PANELS {
+                    acc[r][p] = a.mul_add(column[p], acc[r][p]);
+                }
             }
         }
         for r in 0..ROWS {
-            acc[r].store(c.add(r * x.c_stride));
+            for p in 0..PANELS {
+                acc[r][p].store(c.add(r * x.c_stride + p * PAGE));
+            }
         }
     }
 }

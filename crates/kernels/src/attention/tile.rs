@@ -23,12 +23,7 @@ const TILE_ROWS: usize = 96;
 
 /// Rows up to which products read the cache itself, a few at a time: converting a key once more for other rows costs
 /// less than storing it.
-fn few_rows(isa: Isa) -> usize {
-    match isa {
-        Isa::Scalar | Isa::Avx2 => 48,
-        Isa::Avx512 => TILE_ROWS,
-    }
-}
+const FEW_ROWS: usize = 48;
 
 /// Pages of values that are taken together.
 const VALUE_PAGES: usize = 8;
@@ -315,7 +310,7 @@ impl Call<'_> {
 
     fn split_scratch(&self, rows: usize) -> usize {
         let Shape { k_dim, v_pad, .. } = self.shape;
-        rows * (k_dim + SCORES) + (k_dim + VALUE_PAGES * v_pad) * PAGE
+        rows * (k_dim + SCORES) + (2 * k_dim + VALUE_PAGES * v_pad) * PAGE
     }
 
     /// One split of a tile into `part`.
@@ -334,7 +329,7 @@ impl Call<'_> {
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        let direct = tile.rows_per_head() <= few_rows(self.isa) && self.p.v_prefix.is_none();
+        let direct = tile.rows_per_head() <= FEW_ROWS && self.p.v_prefix.is_none();
         if self.cache.layout().dtype.is_coded() {
             self.coded_scores(tile, s, pages.clone(), q, scores);
         } else if direct {
@@ -467,16 +462,21 @@ impl Call<'_> {
 
     /// `⟨q, k⟩` of all rows and the keys of `pages`, except for rows that see none of a page.
     fn scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32], panels: &mut [f32]) {
-        let k_dim = self.shape.k_dim;
-        let panel = &mut panels[..k_dim * PAGE];
-        for (page, head) in pages.flat_map(|page| (0..tile.kv_heads).map(move |head| (page, head))) {
-            unpack::keys(self.isa, self.cache.layout().dtype, self.keys_of(tile, head, page), panel);
-            self.blocks(tile, head, page..page + 1, max_rows(self.isa), |rows, _| {
+        let (dtype, k_dim) = (self.cache.layout().dtype, self.shape.k_dim);
+        let b_stride = k_dim * PAGE;
+        for (page, head) in pages.clone().step_by(2).flat_map(|page| (0..tile.kv_heads).map(move |head| (page, head))) {
+            let some = page..pages.end.min(page + 2);
+            for (panel, page) in panels.chunks_exact_mut(b_stride).zip(some.clone()) {
+                unpack::keys(self.isa, dtype, self.keys_of(tile, head, page), panel);
+            }
+            self.blocks(tile, head, some, max_rows(self.isa), |rows, seen| {
                 Product {
                     a: &q[rows.start * k_dim..],
                     a_stride: k_dim,
-                    b: panel,
-                    c: &mut scores[rows.start * SCORES + (page * PAGE - s * SPLIT)..],
+                    b: &panels[(seen.start - page) * b_stride..],
+                    b_stride,
+                    panels: seen.len(),
+                    c: &mut scores[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..],
                     c_stride: SCORES,
                     rows: rows.len(),
                     depth: k_dim,
@@ -517,7 +517,7 @@ impl Call<'_> {
         sums: &mut [f32],
     ) {
         let Shape { k_dim, v_pad, .. } = self.shape;
-        let (spare, panels) = panels.split_at_mut(k_dim * PAGE);
+        let (spare, panels) = panels.split_at_mut(2 * k_dim * PAGE);
         let dtype = self.cache.layout().dtype;
         // A panel holds 16 elements of the values of `VALUE_PAGES` pages.
         let stride = VALUE_PAGES * PAGE * PAGE;
@@ -554,19 +554,19 @@ impl Call<'_> {
                     } else {
                         (weights, SCORES)
                     };
-                    for panel in [first, first + 1] {
-                        Product {
-                            a,
-                            a_stride,
-                            b: &panels[panel * stride + (seen.start - page) * PAGE * PAGE..],
-                            c: &mut sums[rows.start * v_pad + panel * PAGE..],
-                            c_stride: v_pad,
-                            rows: rows.len(),
-                            depth: seen.len() * PAGE,
-                            accumulate: true,
-                        }
-                        .run(self.isa);
+                    Product {
+                        a,
+                        a_stride,
+                        b: &panels[first * stride + (seen.start - page) * PAGE * PAGE..],
+                        b_stride: stride,
+                        panels: 2,
+                        c: &mut sums[rows.start * v_pad + first * PAGE..],
+                        c_stride: v_pad,
+                        rows: rows.len(),
+                        depth: seen.len() * PAGE,
+                        accumulate: true,
                     }
+                    .run(self.isa);
                 });
             }
         }
