@@ -199,21 +199,23 @@ fn blocks256(
     let mut block = Block256::ZERO;
     for (i, (x, out)) in x.as_chunks::<256>().0.iter().zip(out).enumerate() {
         block.scale = quantize(x, &mut block.q);
-        let (mut most16, mut side32) = (0, 0);
+        let mut lanes = [[0; 2]; 16];
+        let mut magnitudes = [0; 16];
         for (i, q) in block.q.as_chunks::<32>().0.iter().enumerate() {
-            let halves = halves(q);
-            for (i, half) in (2 * i..).zip(&halves) {
-                let sum = half.lanes[0] + half.lanes[1];
-                (block.sums16[i], block.offset32[i]) = (sum, -32 * i32::from(sum));
-                block.lanes32[i] = half.lanes.map(|sum| -32 * sum);
-                most16 = most16.max(half.magnitude);
+            for (i, half) in (2 * i..).zip(halves(q)) {
+                (lanes[i], magnitudes[i]) = (half.lanes, half.magnitude);
             }
-            block.sums32[i] = block.sums16[2 * i] + block.sums16[2 * i + 1];
-            side32 = side32.max((halves[0].magnitude + halves[1].magnitude + block.sums32[i].abs()) / 2);
-            block.offset128[i] = -128 * i32::from(block.sums32[i]);
         }
-        (block.most16, block.side32) = (most16, side32);
+        block.sums16 = lanes.map(|[a, b]| a + b);
+        block.lanes32 = lanes.map(|lanes| lanes.map(|sum| -32 * sum));
+        block.offset32 = block.sums16.map(|sum| -32 * i32::from(sum));
+        let pairs = |of: [i16; 16]| std::array::from_fn(|i| of[2 * i] + of[2 * i + 1]);
+        block.sums32 = pairs(block.sums16);
+        block.offset128 = block.sums32.map(|sum| -128 * i32::from(sum));
         block.offset127 = -127 * block.sums32.iter().map(|&sum| i32::from(sum)).sum::<i32>();
+        block.most16 = magnitudes.into_iter().fold(0, i16::max);
+        let wide: [i16; 8] = pairs(magnitudes);
+        block.side32 = wide.iter().zip(&block.sums32).fold(0, |most, (&all, sum)| most.max((all + sum.abs()) / 2));
         *out = block;
         each(i, &block);
     }
