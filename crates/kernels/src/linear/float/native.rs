@@ -3,7 +3,7 @@
 
 use super::{
     super::{Done, ROWS, Sums, rows16::LEAST_WEIGHT},
-    x86::{AHEAD, Element, HALVES, MOST, STRETCH, columns, tile_avx512, tiles},
+    x86::{Element, HALVES, MOST, STRETCH, columns, next, prefetch, tile_avx512, tiles},
 };
 use half::bf16;
 use std::{arch::x86_64::*, sync::OnceLock};
@@ -64,6 +64,7 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
     for first in (0..cols).step_by(STRETCH) {
         let len = STRETCH.min(cols - first);
         let w = panels.map(|panel| &panel[first * COLUMN..][..len * COLUMN]);
+        let next = next::<HALVES, P>(panels, (first + len) * COLUMN);
         let mut plain = false;
         for (i, x) in x.chunks(MOST).enumerate() {
             let mut sums = sums.each_mut().map(|sums| &mut sums[i * MOST..][..x.len()]);
@@ -73,8 +74,8 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
             }
             if !plain {
                 tiles!([1 2 3 4 5 6 7 8], x.len(), &rows, |rows| plain = !match i {
-                    0 => tile::<_, P, true>(w, &mut pairs, *rows, &mut sums),
-                    _ => tile::<_, P, false>(w, &mut pairs, *rows, &mut sums),
+                    0 => tile::<_, P, true>(w, next, &mut pairs, *rows, &mut sums),
+                    _ => tile::<_, P, false>(w, next, &mut pairs, *rows, &mut sums),
                 });
             }
             if plain {
@@ -83,7 +84,7 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
                 for ((to, x), room) in numbers.iter_mut().zip(&rows).zip(&mut room) {
                     *to = bf16::numbers(x, room);
                 }
-                tiles!([1 2 3 4 5 6 7 8], x.len(), &numbers, |x| tile_avx512::<_, P, HALVES>(w, *x, &mut sums, false));
+                tiles!([1 2 3 4 5 6 7 8], x.len(), &numbers, |x| tile_avx512::<_, P, HALVES>(w, *x, &mut sums, None));
             }
             if first + len == cols {
                 super::hand_over(done, i * MOST, sums);
@@ -97,6 +98,7 @@ pub(super) fn panel<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], mut sums:
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
 fn tile<const N: usize, const P: usize, const FIRST: bool>(
     w: [&[u8]; P],
+    next: Option<[*const u8; P]>,
     pairs: &mut [&mut [[u32; ROWS]]; P],
     x: [&[bf16]; N],
     sums: &mut [&mut [Sums]; P],
@@ -129,7 +131,9 @@ fn tile<const N: usize, const P: usize, const FIRST: bool>(
                     continue;
                 }
                 let at = w[p].as_ptr().add(k * ROWS * 2);
-                _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
+                if let Some(next) = next {
+                    prefetch(next[p], k * ROWS * 2);
+                }
                 column[p] = match k + 1 < len {
                     true => _mm512_permutexvar_epi16(beside, _mm512_loadu_si512(at.cast())),
                     false => _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())),

@@ -5,6 +5,7 @@ use super::{
     super::{Done, ROWS, Sums, tasks::MAX_ROWS},
     native,
 };
+use crate::isa::is_zen_4;
 use allod_tensor::DType;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -18,8 +19,20 @@ pub(super) const HALVES: u8 = 3;
 
 /// Columns whose weights stay in L1 for all input rows.
 pub(super) const STRETCH: usize = 256;
-/// The first tile of a stretch asks for weights that many bytes ahead, the others find theirs in L1.
-pub(super) const AHEAD: usize = 4 << 10;
+/// What is read after the panels' first `len` bytes: what comes next in each, or the panels after them. The first tile of a
+/// stretch asks for it, the others find theirs in L1. Nothing where the processor sees it better for itself.
+pub(super) fn next<const KIND: u8, const P: usize>(panels: [&[u8]; P], len: usize) -> Option<[*const u8; P]> {
+    let next = |panel: &[u8]| panel.as_ptr().wrapping_add(if len < panel.len() { len } else { P * panel.len() });
+    let itself = matches!(KIND, F32 | HALVES) && is_zen_4();
+    (!itself).then(|| panels.map(next))
+}
+
+/// Asks for one of its columns.
+#[inline(always)]
+pub(super) fn prefetch(next: *const u8, column: usize) {
+    // SAFETY: a hint; any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(column).cast()) }
+}
 
 const fn width(kind: u8) -> usize {
     if kind == F32 { 4 } else { 2 }
@@ -91,13 +104,19 @@ macro_rules! tier {
             for first in (0..cols).step_by(STRETCH) {
                 let len = STRETCH.min(cols - first);
                 let w = panels.map(|panel| &panel[first * column..][..len * column]);
+                let next = next::<KIND, P>(panels, (first + len) * column);
                 for (i, x) in x.chunks($most).enumerate() {
                     let mut sums = sums.each_mut().map(|sums| &mut sums[i * $most..][..x.len()]);
                     let mut rows: [&[f32]; $most] = [&[]; $most];
                     for ((to, x), room) in rows.iter_mut().zip(x).zip(&mut room) {
                         *to = E::numbers(&x[first..first + len], room);
                     }
-                    tiles!($rows, x.len(), &rows, |rows| $tile::<_, P, KIND>(w, *rows, &mut sums, i == 0));
+                    tiles!($rows, x.len(), &rows, |rows| $tile::<_, P, KIND>(
+                        w,
+                        *rows,
+                        &mut sums,
+                        next.filter(|_| i == 0)
+                    ));
                     if first + len == cols {
                         super::hand_over(done, i * $most, sums);
                     }
@@ -216,7 +235,7 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
     w: [&[u8]; P],
     x: [&[f32]; N],
     sums: &mut [&mut [Sums]; P],
-    ahead: bool,
+    next: Option<[*const u8; P]>,
 ) {
     let len = columns::<_, N, P, KIND>(w, x, sums);
     // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
@@ -232,8 +251,8 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
             for p in 0..P {
                 let at = w[p].as_ptr().add(k * ROWS * width(KIND));
                 column[p] = load_avx2::<KIND>(at);
-                if ahead {
-                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
+                if let Some(next) = next {
+                    prefetch(next[p], k * ROWS * width(KIND));
                 }
             }
             for t in 0..N {
@@ -283,13 +302,15 @@ fn unpacked<const KIND: u8, const P: usize>(
     let mut numbers = [[[0.0; ROWS]; STRETCH]; P];
     for first in (0..cols).step_by(STRETCH) {
         let len = STRETCH.min(cols - first);
-        for (panel, numbers) in panels.iter().zip(&mut numbers) {
-            for (w, to) in panel[first * column..].chunks_exact(column).zip(&mut numbers[..len]) {
-                // SAFETY: 16 elements, and as many numbers.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(AHEAD).cast());
-                    _mm512_storeu_ps(to.as_mut_ptr(), load_avx512::<KIND>(w.as_ptr()));
+        let next = next::<KIND, P>(panels, (first + len) * column);
+        for p in 0..P {
+            let columns = panels[p][first * column..].chunks_exact(column).zip(&mut numbers[p][..len]);
+            for (k, (w, to)) in columns.enumerate() {
+                if let Some(next) = next {
+                    prefetch(next[p], k * column);
                 }
+                // SAFETY: 16 elements, and as many numbers.
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr(), load_avx512::<KIND>(w.as_ptr())) };
             }
         }
         let w = numbers.each_ref().map(|numbers| bytemuck::cast_slice(&numbers[..len]));
@@ -326,7 +347,7 @@ pub(super) fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
     w: [&[u8]; P],
     x: [&[f32]; N],
     sums: &mut [&mut [Sums]; P],
-    ahead: bool,
+    next: Option<[*const u8; P]>,
 ) {
     let len = columns::<_, N, P, KIND>(w, x, sums);
     // SAFETY: columns `0..len` lie in each `w` and in every row of `x`, as just checked; `Sums` are 16 numbers.
@@ -342,8 +363,8 @@ pub(super) fn tile_avx512<const N: usize, const P: usize, const KIND: u8>(
             for p in 0..P {
                 let at = w[p].as_ptr().add(k * ROWS * width(KIND));
                 column[p] = load_avx512::<KIND>(at);
-                if ahead {
-                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
+                if let Some(next) = next {
+                    prefetch(next[p], k * ROWS * width(KIND));
                 }
             }
             for t in 0..N {

@@ -4,11 +4,9 @@
 //! for the next few. Many rows share what was unpacked to the slab.
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
+use crate::isa::is_zen_4;
 use allod_tensor::DType;
-use std::{
-    arch::x86_64::{__cpuid, _MM_HINT_T1, _mm_prefetch},
-    sync::OnceLock,
-};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 pub(super) mod avx2;
 pub(super) mod avx512;
@@ -60,25 +58,15 @@ fn rolled(n: usize) -> usize {
 }
 
 /// Whether one input row goes through registers of 512 bits with nothing asked for ahead. Where codes are unpacked in the order
-/// of memory at little cost, AMD's Zen 4 reads a tenth to a third faster so. Zen 5 was seen to want requests, and half the width
-/// for what costs least; others were not looked at, and are treated alike.
+/// of memory at little cost, AMD's Zen 4 reads a tenth to a third faster so. Others want requests, and half the width for what
+/// costs least.
 fn reads_by_itself(dtype: DType) -> bool {
-    static ZEN_4: OnceLock<bool> = OnceLock::new();
-    let zen_4 = || {
-        let (vendor, version) = (__cpuid(0), __cpuid(1).eax);
-        let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
-        // Zen 3 is of the same family, but has no AVX-512.
-        (vendor.ebx, vendor.edx, vendor.ecx) == AMD && family == 0x19
-    };
     let in_order = matches!(
         dtype,
         DType::Q4_0 | DType::Q4_1 | DType::Q8_0 | DType::IQ4_NL | DType::MXFP4 | DType::Q4_K | DType::IQ4_XS
     );
-    in_order && *ZEN_4.get_or_init(zen_4)
+    in_order && is_zen_4()
 }
-
-/// "AuthenticAMD" in the order in which processors say it.
-const AMD: (u32, u32, u32) = (0x6874_7541, 0x6974_6e65, 0x444d_4163);
 
 /// Asks for a round's share of what comes a few chunks later. The codes of a chunk are not read in the order of memory,
 /// so the machine does not guess it; and asked into L2, since the few misses L1 keeps open would bound the rate.
