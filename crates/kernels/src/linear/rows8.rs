@@ -124,7 +124,7 @@ mod x86 {
                             |q| halves(q),
                             |i, block| {
                                 if let Some(to) = paired.get_mut(i) {
-                                    *to = in_pairs(block);
+                                    *to = interleaved(block);
                                 }
                             },
                         );
@@ -140,7 +140,7 @@ mod x86 {
 
     /// See [`quantize256`](super::quantize256).
     #[inline(always)]
-    fn in_pairs(block: &Block256) -> Block256 {
+    fn interleaved(block: &Block256) -> Block256 {
         let mut pairs = *block;
         for (q, to) in block.q.as_chunks::<32>().0.iter().zip(pairs.q.as_chunks_mut::<32>().0) {
             // SAFETY: 32 bytes each; and inlined where AVX2 is.

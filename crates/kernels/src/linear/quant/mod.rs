@@ -245,7 +245,9 @@ const FEW_ROWS_AVX2: usize = 6;
 /// and where few input rows leave a chain of sums waiting for itself.
 pub(super) fn pairs(isa: Isa, form: Form, rows: usize) -> bool {
     match (isa, form) {
-        (Isa::Avx512, Form::Float | Form::Half) => true,
+        (Isa::Avx512, Form::Float) => true,
+        // One stretch of memory is read faster than two, and a step for two columns keeps up with it.
+        (Isa::Avx512, Form::Half) => rows > 1,
         (Isa::Avx512, Form::Fine | Form::Super) => rows > FEW_ROWS,
         // More rows fill the registers.
         (Isa::Avx2, Form::Float | Form::Half) => rows <= 3,
