@@ -65,7 +65,8 @@ impl Product<'_> {
                     // SAFETY: the machine has what its `Isa` says; the assertions prove every access.
                     $(#[cfg(target_arch = "x86_64")]
                     (Isa::Avx512, $n) if x.panels == 2 => unsafe {
-                        let first = 0; with_wide!(avx512 panel::<$n, 2>(x: &Product<'_>, first: usize, c: *mut f32));
+                        let first = 0;
+                        with_wide!(avx512 panel::<$n, 2>(x: &Product<'_>, first: usize, c: *mut f32));
                     },
                     (_, $n) => for p in 0..x.panels {
                         unsafe { with_wide!(isa, panel::<$n, 1>(x: &Product<'_>, p: usize, c: *mut f32)) };

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::cache::{BLOCK, PAGE, rotate};
 use super::coded::{Query, Scores};
 use super::product::{DIRECT_ROWS, KEY_PAGES, Keys, MAX_ROWS, Product, Values, max_rows};
-use super::{AttendParams, KvCache, SPLIT, SeqRows, unpack};
+use super::{AttendParams, KvCache, KvType, SPLIT, SeqRows, unpack};
 use crate::elementwise::{scale, scaled};
 use crate::isa::{Isa, Job};
 use crate::lanes::{LANES, max, tree};
@@ -22,8 +22,14 @@ use crate::twin::twin;
 const TILE_ROWS: usize = 96;
 
 /// Rows up to which products read the cache itself, a few at a time: converting a key once more for other rows costs
-/// less than storing it.
-const FEW_ROWS: usize = 48;
+/// less than storing it. With AVX-512 that holds for any number of them, but for types that are converted on a port that
+/// multiplies.
+fn few_rows(isa: Isa, dtype: KvType) -> usize {
+    match (isa, dtype) {
+        (Isa::Avx512, KvType::F32 | KvType::Q8_0 | KvType::Q4_0) => TILE_ROWS,
+        _ => 48,
+    }
+}
 
 /// Pages of values that are taken together.
 const VALUE_PAGES: usize = 8;
@@ -329,8 +335,9 @@ impl Call<'_> {
         // Whole pages that some row sees, within the split.
         let pages = seen.start.max(s * SPLIT) / PAGE..seen.end.min((s + 1) * SPLIT).div_ceil(PAGE);
         let part = Partial::over(part, tile.rows());
-        let direct = tile.rows_per_head() <= FEW_ROWS && self.p.v_prefix.is_none();
-        if self.cache.layout().dtype.is_coded() {
+        let dtype = self.cache.layout().dtype;
+        let direct = tile.rows_per_head() <= few_rows(self.isa, dtype) && self.p.v_prefix.is_none();
+        if dtype.is_coded() {
             self.coded_scores(tile, s, pages.clone(), q, scores);
         } else if direct {
             self.direct_scores(tile, s, pages.clone(), q, scores);
