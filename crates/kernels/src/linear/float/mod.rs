@@ -26,8 +26,6 @@ pub(super) fn panels<const P: usize>(
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => x86::avx2(dtype, panels, x, sums, done),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 if dtype != DType::F32 && x.len() > x86::MOST => x86::avx512_unpacked(dtype, panels, x, sums, done),
-        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => x86::avx512(dtype, panels, x, sums, done),
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar(dtype, panels, x, sums, done),

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "vector loads and instructions chosen at run time")]
 
 use super::{
-    super::{Done, ROWS, Sums, tasks::MAX_ROWS},
+    super::{Done, ROWS, Sums},
     native,
 };
 use crate::isa::is_zen_4;
@@ -19,6 +19,7 @@ pub(super) const HALVES: u8 = 3;
 
 /// Columns whose weights stay in L1 for all input rows.
 pub(super) const STRETCH: usize = 256;
+
 /// What is read after the panels' first `len` bytes: what comes next in each, or the panels after them. The first tile of a
 /// stretch asks for it, the others find theirs in L1. Nothing where the processor sees it better for itself.
 pub(super) fn next<const KIND: u8, const P: usize>(panels: [&[u8]; P], len: usize) -> Option<[*const u8; P]> {
@@ -27,7 +28,7 @@ pub(super) fn next<const KIND: u8, const P: usize>(panels: [&[u8]; P], len: usiz
     (!itself).then(|| panels.map(next))
 }
 
-/// Asks for one of its columns.
+/// Asks for a column of what [`next`] says.
 #[inline(always)]
 pub(super) fn prefetch(next: *const u8, column: usize) {
     // SAFETY: a hint; any address will do.
@@ -72,7 +73,7 @@ impl Element for bf16 {
 pub(super) const MOST: usize = 8;
 
 macro_rules! tier {
-    ($name:ident, $inner:ident, $tile:ident, $features:literal, $most:expr, $rows:tt) => {
+    ($name:ident, $inner:ident, $narrow:ident, $stretch:ident, $tile:ident, $features:literal, $most:expr, $rows:tt) => {
         pub(super) fn $name<const P: usize>(
             dtype: DType,
             panels: [&[u8]; P],
@@ -84,13 +85,13 @@ macro_rules! tier {
             unsafe {
                 match dtype {
                     DType::F32 => $inner::<F32, P, f32>(panels, x, sums, done),
-                    DType::F16 => $inner::<F16, P, f32>(panels, x, sums, done),
-                    _ => $inner::<BF16, P, f32>(panels, x, sums, done),
+                    DType::F16 => $narrow::<F16, P, f32>(panels, x, sums, done),
+                    _ => $narrow::<BF16, P, f32>(panels, x, sums, done),
                 }
             }
         }
 
-        /// Input rows in tiles whose sums stay in registers, and columns in stretches whose weights stay in L1.
+        /// Columns in stretches whose weights stay in L1.
         #[target_feature(enable = $features)]
         fn $inner<const KIND: u8, const P: usize, E: Element>(
             panels: [&[u8]; P],
@@ -98,28 +99,39 @@ macro_rules! tier {
             mut sums: [&mut [Sums]; P],
             done: &mut Done,
         ) {
-            let mut room = [[0.0; STRETCH]; $most];
             let column = ROWS * width(KIND);
             let cols = panels[0].len() / column;
             for first in (0..cols).step_by(STRETCH) {
                 let len = STRETCH.min(cols - first);
                 let w = panels.map(|panel| &panel[first * column..][..len * column]);
                 let next = next::<KIND, P>(panels, (first + len) * column);
-                for (i, x) in x.chunks($most).enumerate() {
-                    let mut sums = sums.each_mut().map(|sums| &mut sums[i * $most..][..x.len()]);
-                    let mut rows: [&[f32]; $most] = [&[]; $most];
-                    for ((to, x), room) in rows.iter_mut().zip(x).zip(&mut room) {
-                        *to = E::numbers(&x[first..first + len], room);
-                    }
-                    tiles!($rows, x.len(), &rows, |rows| $tile::<_, P, KIND>(
-                        w,
-                        *rows,
-                        &mut sums,
-                        next.filter(|_| i == 0)
-                    ));
-                    if first + len == cols {
-                        super::hand_over(done, i * $most, sums);
-                    }
+                $stretch::<KIND, P, E>(w, next, x, first, &mut sums, done);
+            }
+        }
+
+        /// The columns from `first` on: input rows in tiles whose sums stay in registers.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn $stretch<const KIND: u8, const P: usize, E: Element>(
+            w: [&[u8]; P],
+            next: Option<[*const u8; P]>,
+            x: &[&[E]],
+            first: usize,
+            sums: &mut [&mut [Sums]; P],
+            done: &mut Done,
+        ) {
+            let mut room = [[0.0; STRETCH]; $most];
+            let end = first + w[0].len() / (ROWS * width(KIND));
+            for (i, x) in x.chunks($most).enumerate() {
+                let mut sums = sums.each_mut().map(|sums| &mut sums[i * $most..][..x.len()]);
+                let mut rows: [&[f32]; $most] = [&[]; $most];
+                for ((to, x), room) in rows.iter_mut().zip(x).zip(&mut room) {
+                    *to = E::numbers(&x[first..end], room);
+                }
+                let next = next.filter(|_| i == 0);
+                tiles!($rows, x.len(), &rows, |rows| $tile::<_, P, KIND>(w, *rows, &mut sums, next));
+                if end == x[0].len() {
+                    super::hand_over(done, i * $most, sums);
                 }
             }
         }
@@ -141,8 +153,17 @@ macro_rules! tiles {
 }
 pub(super) use tiles;
 
-tier!(avx2, panel_avx2, tile_avx2, "avx2,fma,f16c", 6, [1 2 3 4 5 6]);
-tier!(avx512, panel_avx512, tile_avx512, "avx512f,avx512bw,avx512vl,avx512dq,fma", MOST, [1 2 3 4 5 6 7 8]);
+tier!(avx2, panel_avx2, panel_avx2, stretch_avx2, tile_avx2, "avx2,fma,f16c", 6, [1 2 3 4 5 6]);
+tier!(
+    avx512,
+    panel_avx512,
+    unpacked,
+    stretch_avx512,
+    tile_avx512,
+    "avx512f,avx512bw,avx512vl,avx512dq,fma",
+    MOST,
+    [1 2 3 4 5 6 7 8]
+);
 
 pub(super) fn avx2_halves<const P: usize>(panels: [&[u8]; P], x: &[&[bf16]], sums: [&mut [Sums]; P], done: &mut Done) {
     // SAFETY: this tier is chosen only where the machine has its instructions.
@@ -272,31 +293,18 @@ fn tile_avx2<const N: usize, const P: usize, const KIND: u8>(
     }
 }
 
-/// As [`avx512`] for F16 or BF16 and many input rows: each stretch becomes F32 once, where every tile would do it again on the
-/// ports that its products need.
-pub(super) fn avx512_unpacked<const P: usize>(
-    dtype: DType,
-    panels: [&[u8]; P],
-    x: &[&[f32]],
-    sums: [&mut [Sums]; P],
-    done: &mut Done,
-) {
-    // SAFETY: this tier is chosen only where the machine has its instructions.
-    unsafe {
-        match dtype {
-            DType::F16 => unpacked::<F16, P>(panels, x, sums, done),
-            _ => unpacked::<BF16, P>(panels, x, sums, done),
-        }
-    }
-}
-
+/// As the other panels, but each stretch of F16 or BF16 becomes F32 once for many input rows, where every tile would do it again
+/// on the ports that its products need.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-fn unpacked<const KIND: u8, const P: usize>(
+fn unpacked<const KIND: u8, const P: usize, E: Element>(
     panels: [&[u8]; P],
-    x: &[&[f32]],
+    x: &[&[E]],
     mut sums: [&mut [Sums]; P],
     done: &mut Done,
 ) {
+    if x.len() <= MOST {
+        return panel_avx512::<KIND, P, E>(panels, x, sums, done);
+    }
     let column = ROWS * width(KIND);
     let cols = panels[0].len() / column;
     let mut numbers = [[[0.0; ROWS]; STRETCH]; P];
@@ -314,14 +322,7 @@ fn unpacked<const KIND: u8, const P: usize>(
             }
         }
         let w = numbers.each_ref().map(|numbers| bytemuck::cast_slice(&numbers[..len]));
-        let mut part: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
-        for (part, x) in part.iter_mut().zip(x) {
-            *part = &x[first..first + len];
-        }
-        let sums = sums.each_mut().map(|sums| &mut **sums);
-        let mut later = |_: usize, _: &mut [Sums], _: &mut [Sums]| {};
-        let done: &mut Done = if first + len == cols { &mut *done } else { &mut later };
-        panel_avx512::<F32, P, f32>(w, &part[..x.len()], sums, done);
+        stretch_avx512::<F32, P, E>(w, None, x, first, &mut sums, done);
     }
 }
 
