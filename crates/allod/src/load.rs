@@ -64,7 +64,8 @@ pub(crate) struct MachineArgs {
 /// What the kernels work with.
 #[derive(Args, Clone)]
 pub(crate) struct KernelArgs {
-    /// Type of cached keys and values: f32, f16, bf16, q8_0 or q4_0 [default: f16; f32 where all weights are]
+    /// Type of cached keys and values: f32, i16 (as many bits as f16, multiplied as integers), f16, bf16, q8_0 or q4_0
+    /// [default: i16; f32 where all weights are]
     #[arg(long, value_name = "TYPE")]
     cache_type: Option<KvType>,
     /// What BF16 weights are multiplied with: activations as they are (f32), or rounded to BF16 (bf16), which processors

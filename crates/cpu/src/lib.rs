@@ -141,7 +141,7 @@ impl Cpu {
         let weights = weights::prepare(plan, source, &pool, options.store.as_ref())?;
         let weights: Vec<Prepared> = weights.into_iter().map(|w| w.taking(options.activations)).collect();
         let exact = weights.iter().all(Prepared::is_f32);
-        let cache_type = options.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
+        let cache_type = options.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::default() });
         let caches = plan.caches().iter().map(|c| sequences::cache(c, cache_type, pages));
         Ok(Cpu {
             weights,

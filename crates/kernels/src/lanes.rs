@@ -42,6 +42,24 @@ pub(crate) fn sum_squares(x: &[f32]) -> f32 {
     fold!(x, |acc, v| v.mul_add(v, acc))
 }
 
+/// `Σ x[k]²`, and the largest magnitude, where NaN elements are passed over.
+#[inline(always)]
+pub(crate) fn sum_squares_and_magnitude(x: &[f32]) -> (f32, f32) {
+    let (mut squares, mut largest) = ([0f32; LANES], [0f32; LANES]);
+    let (blocks, tail) = x.as_chunks::<LANES>();
+    let mut last = [0f32; LANES];
+    last[..tail.len()].copy_from_slice(tail);
+    for block in blocks.iter().chain([&last]) {
+        for j in 0..LANES {
+            let v = block[j].abs();
+            squares[j] = v.mul_add(v, squares[j]);
+            largest[j] = if v > largest[j] { v } else { largest[j] };
+        }
+    }
+    let larger = |a: usize, b: usize| if largest[a] > largest[b] { largest[a] } else { largest[b] };
+    (tree(squares), larger(0, 4).max(larger(2, 6)).max(larger(1, 5).max(larger(3, 7))))
+}
+
 /// `Σ (x[k] - mean)²`.
 #[inline(always)]
 pub(crate) fn sum_squares_around(x: &[f32], mean: f32) -> f32 {
@@ -52,6 +70,20 @@ pub(crate) fn sum_squares_around(x: &[f32], mean: f32) -> f32 {
 /// wait less for each other.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
+    maxima(x, 1)[0]
+}
+
+/// `Σ max x[k]` over the classes of `k` modulo 16, of numbers that are not negative: no sixteen of them that follow each other
+/// add up to more.
+#[inline(always)]
+pub(crate) fn sum_of_maxima(x: &[f32]) -> f32 {
+    let maxima = maxima(x, 2 * LANES);
+    tree(std::array::from_fn(|j| f32::max(maxima[j], 0.0) + f32::max(maxima[j + LANES], 0.0)))
+}
+
+/// The largest of the elements whose index modulo `classes` is `j`, at `j`.
+#[inline(always)]
+fn maxima(x: &[f32], classes: usize) -> [f32; 8 * LANES] {
     let mut lanes = [f32::NEG_INFINITY; 8 * LANES];
     let (blocks, tail) = x.as_chunks::<{ 8 * LANES }>();
     for block in blocks {
@@ -62,13 +94,13 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane = if v > *lane { v } else { *lane };
     }
-    let mut n = lanes.len() / 2;
-    while n > 0 {
+    let mut n = lanes.len();
+    while n > classes {
+        n /= 2;
         let (low, high) = lanes.split_at_mut(n);
         for (lane, &v) in low.iter_mut().zip(&*high) {
             *lane = if v > *lane { v } else { *lane };
         }
-        n /= 2;
     }
-    lanes[0]
+    lanes
 }

@@ -76,11 +76,12 @@ pub struct CacheInfo {
 }
 
 impl CacheInfo {
-    /// Bytes stored for each position in a type whose blocks each head fills.
+    /// Bytes stored for each position in a type whose blocks each head fills. In I16 keys and values have a scale of 32 bits each.
     pub fn bytes(&self, dtype: DType) -> usize {
         let head = |elements: usize| elements.div_ceil(dtype.block()) * dtype.block_bytes();
         let value = if self.value_in_key { 0 } else { head(self.value_dim) };
-        self.kv_heads * (head(self.key_dim) + value)
+        let scales = if dtype == DType::I16 { 8 } else { 0 };
+        self.kv_heads * (head(self.key_dim) + value + scales)
     }
 }
 

@@ -177,7 +177,7 @@ fn groups(meta: &Metadata) -> [(&'static str, Vec<(String, String)>); 4] {
 fn estimate(facts: &Facts, model: &Model, context: usize) -> Estimate {
     let bytes = |name: &str| facts.tensors.iter().find(|t| t.name == name).map_or(0, Listed::bytes);
     let limits = RowLimits { tokens: load::ROWS.min(context), outputs: 1, sequences: 1 };
-    model.plan.estimate(bytes, context, DType::F16, limits)
+    model.plan.estimate(bytes, context, DType::I16, limits)
 }
 
 fn operations(model: &Model) -> BTreeMap<String, usize> {

@@ -9,11 +9,14 @@
 //! | type | key plane | value plane |
 //! |---|---|---|
 //! | F32, F16, BF16 | `[k_dim][16 positions]` | `[v_dim/32][16 positions][32]` |
+//! | I16 | 16 scales of keys, 16 of values, `[k_dim/2][16 positions][2]` | `[v_dim/16][8 pairs of positions][16][2]` |
 //! | Q8_0 | per 32 elements: 16 scales, `[8][16 positions][4]` i8 | per 32: 16 scales, `[16 positions][32]` i8 |
 //! | Q4_0 | per 32 elements: 16 scales, `[4][16 positions][4]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
 //!
-//! Scales are f16; the bits per number are GGUF's. Values and quantized keys are padded to whole blocks of 32. Quantized
-//! keys stand in fours, as instructions that multiply bytes take them. Heads of Q4_0 are rotated on their way in (see
+//! I16 has one scale for each key and each value, in f32 (see [`integer`](super::integer)); all are wanted before any value, so
+//! they stand where they are read in passing. The scales of quantized types are
+//! f16; their bits per number are GGUF's. Values and quantized keys are padded to whole blocks of 32. Integers stand in
+//! fours or twos, as the instructions that multiply them take them. Heads of Q4_0 are rotated on their way in (see
 //! [`hadamard`]), queries and results likewise, so that an outlier does not cost its neighbours their few bits.
 
 #![expect(unsafe_code, reason = "tasks write disjoint heads")]
@@ -24,6 +27,7 @@ use allod_tensor::Memory;
 use half::f16;
 
 use super::SeqRows;
+use super::integer;
 use crate::hadamard;
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
@@ -39,11 +43,13 @@ pub const PAGE_LAYOUT: u32 = 2;
 /// Elements that share a scale in the quantized types.
 pub(super) const BLOCK: usize = 32;
 
-/// How a cached number is stored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// How a cached number is stored; [`I16`](Self::I16) where nobody says otherwise.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub enum KvType {
     F32,
+    #[default]
+    I16,
     F16,
     BF16,
     Q8_0,
@@ -52,16 +58,20 @@ pub enum KvType {
 
 impl KvType {
     /// Every type, the most exact first.
-    pub const ALL: [KvType; 5] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0, KvType::Q4_0];
+    pub const ALL: [KvType; 6] = [KvType::F32, KvType::I16, KvType::F16, KvType::BF16, KvType::Q8_0, KvType::Q4_0];
 
-    /// Whether a block of 32 numbers has one scale, and keys are multiplied as integers.
+    /// Whether numbers have scales, and keys are multiplied as integers.
     pub(super) fn is_coded(self) -> bool {
-        matches!(self, KvType::Q8_0 | KvType::Q4_0)
+        matches!(self, KvType::I16 | KvType::Q8_0 | KvType::Q4_0)
     }
 
-    /// `elements` and what fills the last block.
+    /// `elements` and what fills the last block, or pair.
     pub(super) fn whole(self, elements: usize) -> usize {
-        if self.is_coded() { elements.next_multiple_of(BLOCK) } else { elements }
+        match self {
+            KvType::F32 | KvType::F16 | KvType::BF16 => elements,
+            KvType::I16 => elements.next_multiple_of(2),
+            KvType::Q8_0 | KvType::Q4_0 => elements.next_multiple_of(BLOCK),
+        }
     }
 
     /// Its name, as in GGUF.
@@ -69,6 +79,7 @@ impl KvType {
         match self {
             KvType::F32 => "f32",
             KvType::F16 => "f16",
+            KvType::I16 => "i16",
             KvType::BF16 => "bf16",
             KvType::Q8_0 => "q8_0",
             KvType::Q4_0 => "q4_0",
@@ -101,7 +112,7 @@ pub struct KvLayout {
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
     /// No type has this name.
-    #[error("keys and values cannot be cached as {0:?}: f32, f16, bf16, q8_0 and q4_0 are known")]
+    #[error("keys and values cannot be cached as {0:?}: f32, i16, f16, bf16, q8_0 and q4_0 are known")]
     Type(String),
     /// No heads, empty keys, or more bytes than can be addressed.
     #[error("no cache of {pages} pages for {layout:?}")]
@@ -122,20 +133,25 @@ pub enum KvError {
 }
 
 impl KvLayout {
-    /// Bytes of `elements` numbers at each of a page's positions.
+    /// Bytes of `elements` numbers at each of a page's positions, scales of I16 aside.
     fn plane(&self, elements: usize) -> Option<usize> {
         let numbers = self.dtype.whole(elements).checked_mul(PAGE)?;
         match self.dtype {
             KvType::F32 => numbers.checked_mul(4),
-            KvType::F16 | KvType::BF16 => numbers.checked_mul(2),
+            KvType::I16 | KvType::F16 | KvType::BF16 => numbers.checked_mul(2),
             KvType::Q8_0 => (numbers / BLOCK).checked_mul(34),
             KvType::Q4_0 => (numbers / BLOCK).checked_mul(18),
         }
     }
 
+    /// Bytes of a key plane.
+    fn key_plane(&self) -> Option<usize> {
+        self.plane(self.k_dim)?.checked_add(if self.dtype == KvType::I16 { integer::SCALES } else { 0 })
+    }
+
     /// Bytes of a page, of all heads; `None` on overflow.
     pub fn page_bytes(&self) -> Option<usize> {
-        let head = self.plane(self.k_dim)?.checked_add(self.plane(self.v_dim.next_multiple_of(BLOCK))?)?;
+        let head = self.key_plane()?.checked_add(self.plane(self.v_dim.next_multiple_of(BLOCK))?)?;
         head.checked_mul(self.kv_heads)
     }
 }
@@ -178,7 +194,9 @@ pub(super) struct Rotation {
 impl Rotation {
     fn of(layout: KvLayout) -> Rotation {
         match layout {
-            KvLayout { dtype: KvType::F32 | KvType::F16 | KvType::BF16 | KvType::Q8_0, .. } => Rotation::default(),
+            KvLayout { dtype: KvType::F32 | KvType::I16 | KvType::F16 | KvType::BF16 | KvType::Q8_0, .. } => {
+                Rotation::default()
+            }
             // Where values are the first elements of the keys, no block may reach beyond them.
             KvLayout { v_dim: 0, .. } => Rotation { keys: Some(BLOCK), values: Some(BLOCK) },
             KvLayout { k_dim, v_dim, .. } => {
@@ -199,7 +217,7 @@ impl KvCache {
         let size = || KvError::Size { layout, pages };
         let page_bytes = layout.page_bytes().filter(|_| kv_heads > 0 && k_dim > 0).ok_or_else(size)?;
         let bytes = page_bytes.checked_mul(pages).filter(|&b| b <= isize::MAX as usize).ok_or_else(size)?;
-        let key_bytes = layout.plane(k_dim).ok_or_else(size)?;
+        let key_bytes = layout.key_plane().ok_or_else(size)?;
         Ok(KvCache {
             layout,
             pages,
@@ -315,13 +333,14 @@ impl KvCache {
         let (keys, values) = self.memory.split_at_mut(pages * kv_heads * key_bytes);
         let (all_keys, all_values) = (Parts::new(keys), Parts::new(values));
         let write_head = |head: usize| {
-            // Keys of 16 bits are stored a page at a time where there are so many.
-            let by_page = matches!(dtype, KvType::F16 | KvType::BF16) && seqs.iter().any(|s| s.rows.len() >= PAGE);
+            // Keys of 16 bits are stored a page at a time where there are so many, and values that are integers.
+            let of_16_bits = matches!(dtype, KvType::I16 | KvType::F16 | KvType::BF16);
+            let by_page = of_16_bits && seqs.iter().any(|s| s.rows.len() >= PAGE);
             let change_keys = turn.is_some() || dtype.is_coded() || by_page;
             let kept = if by_page { PAGE } else { 1 };
-            let width = dtype.whole(k_dim);
+            let (width, v_width) = (dtype.whole(k_dim), dtype.whole(v_dim));
             let mut new_keys = vec![0.0; if change_keys { kept * width } else { 0 }];
-            let mut new_value = vec![0.0; if dtype.is_coded() { dtype.whole(v_dim) } else { 0 }];
+            let mut new_values = vec![0.0; if dtype.is_coded() { kept * v_width } else { 0 }];
             for seq in seqs {
                 for (i, row) in seq.rows.clone().enumerate() {
                     let position = seq.start as usize + i;
@@ -336,6 +355,7 @@ impl KvCache {
                         keys.fill(0);
                         values.fill(0);
                     }
+                    let (scales, keys) = keys.split_at_mut(if dtype == KvType::I16 { integer::SCALES } else { 0 });
                     let at = (row * kv_heads + head) * k_dim;
                     let mut key = &k[at..at + k_dim];
                     if change_keys {
@@ -351,21 +371,35 @@ impl KvCache {
                     }
                     // The page that this row belongs to is given whole, or its rows are stored one by one.
                     let whole = by_page && i >= slot && i - slot + PAGE <= seq.rows.len();
-                    if !whole {
-                        store(isa, dtype, key, keys, slot, true);
-                    } else if slot + 1 == PAGE {
-                        store_page(isa, dtype, &new_keys, k_dim, keys);
-                    }
                     let at = (row * kv_heads + head) * v_dim;
                     let mut value = &v[at..at + v_dim];
                     if dtype.is_coded() {
+                        let new_value = &mut new_values[slot % kept * v_width..][..v_width];
                         let (head, filling) = new_value.split_at_mut(v_dim);
                         head.copy_from_slice(value);
                         filling.fill(0.0);
-                        rotate(isa, &mut new_value, rotation.values);
-                        value = &new_value;
+                        rotate(isa, new_value, rotation.values);
+                        value = new_value;
                     }
-                    store(isa, dtype, value, values, slot, false);
+                    match (dtype, whole) {
+                        (KvType::I16, false) => {
+                            integer::store(isa, key, value, scales, keys, values, slot);
+                        }
+                        (KvType::I16, true) if slot + 1 == PAGE => {
+                            let (of_keys, of_values) = scales.split_at_mut(integer::SCALES / 2);
+                            integer::store_keys(isa, &new_keys, of_keys, keys);
+                            integer::store_values(isa, &new_values, of_values, values);
+                        }
+                        (KvType::I16, true) => {}
+                        _ => {
+                            if !whole {
+                                store(isa, dtype, key, keys, slot, true);
+                            } else if slot + 1 == PAGE {
+                                store_page(isa, dtype, &new_keys, k_dim, keys);
+                            }
+                            store(isa, dtype, value, values, slot, false);
+                        }
+                    }
                 }
             }
         };
@@ -385,6 +419,16 @@ pub(super) fn index(d: usize, slot: usize, is_key: bool) -> usize {
     if is_key { d * PAGE + slot } else { (d / BLOCK * PAGE + slot) * BLOCK + d % BLOCK }
 }
 
+/// Likewise in I16.
+#[inline(always)]
+pub(super) fn pair_index(d: usize, slot: usize, is_key: bool) -> usize {
+    if is_key {
+        (d / 2 * PAGE + slot) * 2 + d % 2
+    } else {
+        ((d / PAGE * PAGE / 2 + slot / 2) * PAGE + d % PAGE) * 2 + slot % 2
+    }
+}
+
 /// Where byte `i` of the quantized numbers at position `slot` stands within a block, which has `row` of them a position.
 #[inline(always)]
 pub(super) fn code_index(i: usize, slot: usize, row: usize, is_key: bool) -> usize {
@@ -399,9 +443,10 @@ pub(super) fn rotate(isa: Isa, heads: &mut [f32], block: Option<usize>) {
 }
 
 twin! {
-    /// Stores one vector at `slot` of a plane.
+    /// Stores one vector at `slot` of a plane, not of I16.
     fn store(dtype: KvType, x: &[f32], plane: &mut [u8], slot: usize, is_key: bool) {
         match dtype {
+            KvType::I16 => unreachable!("integers have a store of their own"),
             KvType::F32 => {
                 let rows = plane.as_chunks_mut::<4>().0;
                 for (d, v) in x.iter().enumerate() {
@@ -508,7 +553,7 @@ fn bf16_bits(x: f32) -> u16 {
 
 /// The nearest integer, for |x| < 2²².
 #[inline(always)]
-fn round(x: f32) -> i32 {
+pub(super) fn round(x: f32) -> i32 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }

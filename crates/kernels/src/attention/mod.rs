@@ -11,6 +11,7 @@
 
 mod cache;
 mod coded;
+mod integer;
 mod product;
 mod reference;
 mod source;

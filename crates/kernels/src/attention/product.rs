@@ -142,8 +142,9 @@ macro_rules! side_by_side {
                     with_wide!(avx2 $f::<$S, $rows, $two>($x: $X, at: usize, $c: *mut f32));
                     at += $two;
                 }
-                if at < $count {
+                while at < $count {
                     with_wide!(avx2 $f::<$S, $rows, 1>($x: $X, at: usize, $c: *mut f32));
+                    at += 1;
                 }
             }
             #[cfg(target_arch = "x86_64")]
@@ -195,7 +196,7 @@ impl Keys<'_> {
 pub(super) fn plane_bytes(dtype: KvType, elements: usize) -> usize {
     match dtype {
         KvType::F32 => elements * PAGE * 4,
-        KvType::F16 | KvType::BF16 => elements * PAGE * 2,
+        KvType::I16 | KvType::F16 | KvType::BF16 => elements * PAGE * 2,
         KvType::Q8_0 => elements.div_ceil(BLOCK) * PAGE * 34,
         KvType::Q4_0 => elements.div_ceil(BLOCK) * PAGE * 18,
     }

@@ -2,13 +2,14 @@
 
 use half::f16;
 
-use super::cache::{BLOCK, KvType, PAGE, bytes, code_index, half_to_f32, index, largest, rotate};
+use super::cache::{BLOCK, KvType, PAGE, bytes, code_index, half_to_f32, index, largest, pair_index, rotate};
+use super::integer::{self, Scale};
 use super::{AttendParams, KvCache, SPLIT, SeqRows};
 use crate::isa::Isa;
 use crate::lanes::{LANES, tree};
 use crate::math::{exp, tanh};
 
-/// Element `d` at position `slot` of a plane: a number and the scale that it is to be multiplied with.
+/// Element `d` at position `slot` of a plane: a number and the scale that it is to be multiplied with, but for I16's.
 fn number(dtype: KvType, plane: &[u8], d: usize, slot: usize, is_key: bool) -> (f32, f32) {
     let half = |at: usize| u16::from_le_bytes([plane[at], plane[at + 1]]);
     let block = |bytes: usize| {
@@ -22,6 +23,10 @@ fn number(dtype: KvType, plane: &[u8], d: usize, slot: usize, is_key: bool) -> (
         }
         KvType::F16 => (half_to_f32(f16::from_bits(half(2 * index(d, slot, is_key)))), 1.0),
         KvType::BF16 => (f32::from_bits(u32::from(half(2 * index(d, slot, is_key))) << 16), 1.0),
+        KvType::I16 => {
+            let skipped = if is_key { integer::SCALES } else { 0 };
+            (f32::from(half(skipped + 2 * pair_index(d, slot, is_key)) as i16), 1.0)
+        }
         KvType::Q8_0 => {
             let (scale, rows) = block(34);
             (f32::from(plane[rows + code_index(d % BLOCK, slot, BLOCK, is_key)] as i8), scale)
@@ -35,10 +40,16 @@ fn number(dtype: KvType, plane: &[u8], d: usize, slot: usize, is_key: bool) -> (
     }
 }
 
-/// `⟨q, k⟩`: a chain over the elements, with quantized keys over blocks, in which the query has eight bits too.
-fn dot(dtype: KvType, q: &[f32], key: impl Fn(usize) -> (f32, f32)) -> f32 {
+/// `⟨q, k⟩`: a chain over the elements, with quantized keys over blocks, in which the query has eight bits too. With keys of
+/// integers all of it is one exact sum, and an integer of the key is worth `whole`.
+fn dot(dtype: KvType, q: &[f32], whole: f32, key: impl Fn(usize) -> (f32, f32)) -> f32 {
     if !dtype.is_coded() {
         return q.iter().enumerate().fold(0f32, |acc, (d, q)| q.mul_add(key(d).0, acc));
+    }
+    if dtype == KvType::I16 {
+        let scale = Scale::of_key(q);
+        let sum: i64 = q.iter().enumerate().map(|(d, q)| i64::from(scale.integer(*q)) * key(d).0 as i64).sum();
+        return sum as f32 * (scale.value * whole);
     }
     q.as_chunks::<BLOCK>().0.iter().enumerate().fold(0f32, |acc, (block, q)| {
         let scale = largest(q) / 127.0;
@@ -89,6 +100,15 @@ fn one(
         let plane = if is_key { cache.keys(page, kv_head) } else { cache.values(page, kv_head) };
         number(layout.dtype, plane, d, key % PAGE, is_key)
     };
+    // What an integer of a key, or of its value, is worth.
+    let whole = |key: usize, is_key: bool| match layout.dtype {
+        KvType::I16 => {
+            let at = 4 * (if is_key { 0 } else { PAGE } + key % PAGE);
+            let plane = cache.keys(seq.pages[key / PAGE], kv_head);
+            f32::from_le_bytes([plane[at], plane[at + 1], plane[at + 2], plane[at + 3]])
+        }
+        _ => 1.0,
+    };
     let visible = p.visible(position, seq.end());
     let visible = visible.start as usize..visible.end as usize;
 
@@ -99,7 +119,7 @@ fn one(
     for split in visible.start / SPLIT..visible.end.div_ceil(SPLIT) {
         let keys = visible.start.max(split * SPLIT)..visible.end.min((split + 1) * SPLIT);
         let score = |key: usize| {
-            let mut s = dot(layout.dtype, &q, |d| element(key, d, true)) * p.scale;
+            let mut s = dot(layout.dtype, &q, whole(key, true), |d| element(key, d, true)) * p.scale;
             if let Some(cap) = p.softcap {
                 s = cap * tanh(s / cap);
             }
@@ -119,12 +139,34 @@ fn one(
         let new_top = if m > top { m } else { top };
         let (old, new) = (exp(top - new_top), exp(m - new_top));
         total = tree(lanes).mul_add(new, total * old);
+        let is_key = p.v_prefix.is_some();
+        let integers = (layout.dtype == KvType::I16 && !sums.is_empty()).then(|| {
+            let (mut all, mut scales, mut codes) = (vec![0.0; SPLIT], vec![0.0; SPLIT], vec![0; SPLIT]);
+            for (w, key) in weights.iter().zip(keys.clone()) {
+                (all[key % SPLIT], scales[key % SPLIT]) = (*w, whole(key, is_key));
+            }
+            // What is not finite counts where it has weight.
+            let lost: Vec<usize> = (0..SPLIT).filter(|&i| !scales[i].is_finite()).collect();
+            lost.iter().for_each(|&i| scales[i] = 0.0);
+            let is_lost = weights.iter().any(|w| w.is_nan()) || lost.iter().any(|&i| all[i] != 0.0);
+            let worth = integer::weigh(Isa::Scalar, &mut all, &scales, &mut codes);
+            (codes, if is_lost { f32::NAN } else { worth })
+        });
         for (d, sum) in sums.iter_mut().enumerate() {
-            let is_key = p.v_prefix.is_some();
-            let of_split = weights.iter().zip(keys.clone()).fold(0f32, |acc, (w, key)| {
-                let (number, scale) = element(key, d, is_key);
-                (w * scale).mul_add(number, acc)
-            });
+            let of_split = match &integers {
+                Some((codes, worth)) => {
+                    // The sum of a page is exact.
+                    let mut pages = [0i64; SPLIT / PAGE];
+                    for key in keys.clone() {
+                        pages[key % SPLIT / PAGE] += i64::from(codes[key % SPLIT]) * element(key, d, is_key).0 as i64;
+                    }
+                    pages.iter().fold(0f32, |acc, sum| acc + *sum as f32) * worth
+                }
+                None => weights.iter().zip(keys.clone()).fold(0f32, |acc, (w, key)| {
+                    let (number, scale) = element(key, d, is_key);
+                    (w * scale).mul_add(number, acc)
+                }),
+            };
             *sum = of_split.mul_add(new, *sum * old);
         }
         top = new_top;

@@ -2,7 +2,8 @@
 
 #![expect(unsafe_code, reason = "reads by pointer, as vector instructions do")]
 
-use super::cache::PAGE;
+use super::cache::{BLOCK, PAGE};
+use super::integer;
 use super::wide::Sixteen;
 
 /// A cached type.
@@ -27,18 +28,37 @@ pub(super) trait Plain: Source {
     unsafe fn key<V: Sixteen>(plane: *const u8, d: usize) -> V;
 }
 
-/// A type whose keys are integers, four elements side by side.
-pub(super) trait Coded: Source {
-    /// Elements `4 g .. 4 g + 4` of a block whose numbers begin at `rows`, at all positions.
-    unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes;
+/// A type whose keys are integers, two or four elements to a word of 32 bits. Elements that share a scale are a block.
+///
+/// # Safety
+/// As [`Source`]'s.
+pub(super) trait Coded {
+    /// A word at all positions.
+    type Codes<V: Sixteen>: Copy;
+    /// Elements of a word.
+    const IN_WORD: usize;
+    /// Bytes of a word at all positions, as far as they move what is read next.
+    const ROW: usize;
+    /// Words and bytes of a block of keys of `k_dim` elements.
+    fn block(k_dim: usize) -> (usize, usize);
+    /// Bytes of the scales, which stand before a block's words.
+    const SCALES: usize;
+    unsafe fn scales<V: Sixteen>(block: *const u8) -> V;
+    /// Word `g` of those that begin at `words`.
+    unsafe fn codes<V: Sixteen>(words: *const u8, g: usize) -> Self::Codes<V>;
+    /// By how much codes stand above the integers: [`dot`](Self::dot) gives the sum for those.
+    fn above<V: Sixteen>() -> i32;
+    /// Adds the products of a word's codes with those of the query.
+    unsafe fn dot<V: Sixteen>(sums: V::Sums, codes: Self::Codes<V>, q: i32) -> V::Sums;
 }
 
-/// Bytes of four elements at all positions.
-pub(super) const FOURS: usize = 4 * PAGE;
+/// Bytes of a word at all positions.
+const WORDS: usize = 4 * PAGE;
 
 pub(super) struct F32;
 pub(super) struct F16;
 pub(super) struct BF16;
+pub(super) struct I16;
 pub(super) struct Q8;
 pub(super) struct Q4;
 
@@ -88,13 +108,73 @@ impl Source for Q8 {
     }
 }
 
-impl Coded for Q8 {
+impl Coded for I16 {
+    type Codes<V: Sixteen> = V::Pairs;
+    const IN_WORD: usize = 2;
+    const ROW: usize = WORDS;
+    const SCALES: usize = integer::SCALES;
     #[inline(always)]
-    unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes {
-        // SAFETY: see `values`.
-        unsafe { V::byte_codes(rows.add(g * FOURS)) }
+    fn block(k_dim: usize) -> (usize, usize) {
+        (k_dim / 2, Self::SCALES + k_dim / 2 * WORDS)
+    }
+    #[inline(always)]
+    unsafe fn scales<V: Sixteen>(block: *const u8) -> V {
+        // SAFETY: the trait's contract, here and below.
+        unsafe { V::load(block.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn codes<V: Sixteen>(words: *const u8, g: usize) -> V::Pairs {
+        // SAFETY: see `scales`.
+        unsafe { V::pairs(words.add(g * WORDS)) }
+    }
+    #[inline(always)]
+    fn above<V: Sixteen>() -> i32 {
+        0
+    }
+    #[inline(always)]
+    unsafe fn dot<V: Sixteen>(sums: V::Sums, codes: V::Pairs, q: i32) -> V::Sums {
+        // SAFETY: see `scales`.
+        unsafe { V::dot_pairs(sums, codes, q) }
     }
 }
+
+/// A quantized type with `$bytes` to a block of 32 and position.
+macro_rules! blocks {
+    ($name:ident, $bytes:literal, $row:expr, |$words:ident, $g:ident| $codes:expr) => {
+        impl Coded for $name {
+            type Codes<V: Sixteen> = V::Codes;
+            const IN_WORD: usize = 4;
+            const ROW: usize = $row;
+            const SCALES: usize = 2 * PAGE;
+            #[inline(always)]
+            fn block(_: usize) -> (usize, usize) {
+                (BLOCK / 4, $bytes * PAGE)
+            }
+            #[inline(always)]
+            unsafe fn scales<V: Sixteen>(block: *const u8) -> V {
+                // SAFETY: the trait's contract, here and below.
+                unsafe { V::from_f16(block) }
+            }
+            #[inline(always)]
+            unsafe fn codes<V: Sixteen>($words: *const u8, $g: usize) -> V::Codes {
+                // SAFETY: see `scales`.
+                unsafe { $codes }
+            }
+            #[inline(always)]
+            fn above<V: Sixteen>() -> i32 {
+                V::ABOVE
+            }
+            #[inline(always)]
+            unsafe fn dot<V: Sixteen>(sums: V::Sums, codes: V::Codes, q: i32) -> V::Sums {
+                // SAFETY: see `scales`.
+                unsafe { V::dot(sums, codes, q) }
+            }
+        }
+    };
+}
+
+blocks!(Q8, 34, WORDS, |words, g| V::byte_codes(words.add(g * WORDS)));
+blocks!(Q4, 18, WORDS / 2, |words, g| V::nibble_codes(words.add(g % 4 * WORDS), g >= 4));
 
 impl Source for Q4 {
     const ROW: usize = PAGE / 2;
@@ -111,15 +191,7 @@ impl Source for Q4 {
     }
 }
 
-impl Coded for Q4 {
-    #[inline(always)]
-    unsafe fn codes<V: Sixteen>(rows: *const u8, g: usize) -> V::Codes {
-        // SAFETY: see `Q8`.
-        unsafe { V::nibble_codes(rows.add(g % 4 * FOURS), g >= 4) }
-    }
-}
-
-/// Evaluates `$body` with `$S` standing for the source of a type known at run time.
+/// Evaluates `$body` with `$S` standing for the source of a type known at run time, not I16.
 macro_rules! with_source {
     ($dtype:expr, $S:ident => $body:expr) => {
         with_source!($dtype, $S => $body; F32 F32, F16 F16, BF16 BF16, Q8_0 Q8, Q4_0 Q4)
@@ -130,6 +202,7 @@ macro_rules! with_source {
                 type $S = $crate::attention::source::$source;
                 $body
             })*
+            $crate::attention::KvType::I16 => unreachable!("integers are multiplied as such"),
         }
     };
 }
@@ -157,16 +230,23 @@ macro_rules! with_plain {
 }
 pub(super) use with_plain;
 
-/// Likewise, of a quantized type.
+/// Likewise, of a type whose keys are integers.
 macro_rules! with_coded {
     ($dtype:expr, $S:ident => $body:expr) => {
-        if $dtype == $crate::attention::KvType::Q4_0 {
-            type $S = $crate::attention::source::Q4;
-            $body
-        } else {
-            debug_assert_eq!($dtype, $crate::attention::KvType::Q8_0);
-            type $S = $crate::attention::source::Q8;
-            $body
+        match $dtype {
+            $crate::attention::KvType::I16 => {
+                type $S = $crate::attention::source::I16;
+                $body
+            }
+            $crate::attention::KvType::Q4_0 => {
+                type $S = $crate::attention::source::Q4;
+                $body
+            }
+            _ => {
+                debug_assert_eq!($dtype, $crate::attention::KvType::Q8_0);
+                type $S = $crate::attention::source::Q8;
+                $body
+            }
         }
     };
 }

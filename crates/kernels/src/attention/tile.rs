@@ -10,9 +10,9 @@ use std::ops::Range;
 use super::cache::{BLOCK, PAGE, rotate};
 use super::coded::{Query, Scores};
 use super::product::{DIRECT_ROWS, KEY_PAGES, Keys, MAX_ROWS, Product, Values, max_rows};
-use super::{AttendParams, KvCache, KvType, SPLIT, SeqRows, unpack};
+use super::{AttendParams, KvCache, KvType, SPLIT, SeqRows, integer, unpack};
 use crate::elementwise::{scale, scaled};
-use crate::isa::{Isa, Job};
+use crate::isa::{Isa, Job, is_zen_4};
 use crate::lanes::{LANES, max, tree};
 use crate::math::{exp, tanh};
 use crate::pool::{Parts, Pool};
@@ -126,10 +126,26 @@ impl<'a> Partial<'a> {
 thread_local! {
     /// Working memory of a thread, kept between calls.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    /// A tile's queries for quantized keys.
+    /// A tile's queries for keys of integers.
     static QUERY: RefCell<Query> = RefCell::default();
+    /// A tile's weights for values of integers.
+    static WEIGHTS: RefCell<Weights> = RefCell::default();
     /// Partial results of the splits, owned by the thread that calls.
     static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Working memory of [`Call::integer_values`].
+#[derive(Default)]
+struct Weights {
+    /// `[rows × SCORES]`.
+    codes: Vec<i16>,
+    /// What one of a row's is worth.
+    worth: Vec<f32>,
+    /// Of a head's values in a split, and which of them are not finite.
+    scales: Vec<f32>,
+    lost: Vec<usize>,
+    /// Value planes made of key planes.
+    turned: Vec<u8>,
 }
 
 /// The first `len` numbers of `buffer`, grown if need be. What they hold is unspecified.
@@ -348,7 +364,9 @@ impl Call<'_> {
             (part.top[r], part.total[r]) = self.weights(tile, s, pages.clone(), r, &mut scores[r * SCORES..][..SPLIT]);
         }
         part.sums.fill(0.0);
-        if direct {
+        if dtype == KvType::I16 {
+            self.integer_values(tile, s, pages, scores, &part.total[..], part.sums);
+        } else if direct {
             self.direct_values(tile, s, pages, scores, part.sums);
         } else {
             self.values(tile, s, pages, scores, panels, part.sums);
@@ -395,12 +413,13 @@ impl Call<'_> {
         tile: Tile<'_>,
         s: usize,
         pages: Range<usize>,
+        step: usize,
         mut f: impl FnMut(Range<usize>, usize, &[&[u8]], &[&[u8]]),
     ) {
         for page in pages.clone().step_by(KEY_PAGES) {
             for head in 0..tile.kv_heads {
                 let (n, [planes, ahead]) = self.planes(tile, head, page, &pages);
-                self.blocks(tile, head, page..page + n, DIRECT_ROWS, |rows, seen| {
+                self.blocks(tile, head, page..page + n, step, |rows, seen| {
                     let first = rows.start * SCORES + (seen.start * PAGE - s * SPLIT);
                     let seen = seen.start - page..seen.end - page;
                     f(rows, first, &planes[seen.clone()], &ahead[seen]);
@@ -412,22 +431,30 @@ impl Call<'_> {
     /// [`scores`](Self::scores) from the cache itself.
     fn direct_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
         let (dtype, k_dim) = (self.cache.layout().dtype, self.shape.k_dim);
-        self.key_blocks(tile, s, pages, |rows, first, planes, ahead| {
+        self.key_blocks(tile, s, pages, DIRECT_ROWS, |rows, first, planes, ahead| {
             let (q, c) = (&q[rows.start * k_dim..], &mut scores[first..]);
             Keys { dtype, q, rows: rows.len(), k_dim, planes, ahead, c, c_stride: SCORES }.run(self.isa);
         });
     }
 
-    /// [`scores`](Self::scores) with quantized keys.
+    /// Whether a tile's planes of I16 are asked for before they are read. Zen 4 sees for itself what comes next, and is slower when
+    /// asked, where each load is a line.
+    fn asks(&self, tile: Tile<'_>) -> bool {
+        tile.rows_per_head() <= DIRECT_ROWS && !(self.isa == Isa::Avx512 && is_zen_4())
+    }
+
+    /// [`scores`](Self::scores) with keys of integers.
     fn coded_scores(&self, tile: Tile<'_>, s: usize, pages: Range<usize>, q: &[f32], scores: &mut [f32]) {
         let (dtype, k_dim) = (self.cache.layout().dtype, self.shape.k_dim);
         QUERY.with_borrow_mut(|query| {
-            query.fill(self.isa, q);
+            query.fill(self.isa, dtype, q, k_dim);
             let query = &*query;
-            self.key_blocks(tile, s, pages, |rows, at, planes, ahead| {
+            let step = if dtype == KvType::I16 { max_rows(self.isa) } else { DIRECT_ROWS };
+            self.key_blocks(tile, s, pages, step, |rows, at, planes, ahead| {
                 let (first, rows, c) = (rows.start, rows.len(), &mut scores[at..]);
                 // Where heads are read side by side the machine sees for itself what comes next, and is slower when asked.
-                let ahead = (tile.kv_heads == 1).then_some(ahead);
+                let ask = if dtype == KvType::I16 { self.asks(tile) } else { tile.kv_heads == 1 };
+                let ahead = ask.then_some(ahead);
                 Scores { dtype, query, first, rows, k_dim, planes, ahead, c, c_stride: SCORES }.run(self.isa);
             });
         });
@@ -465,6 +492,80 @@ impl Call<'_> {
                 });
             }
         }
+    }
+
+    /// [`values`](Self::values) of integers, whose weights come to `totals`.
+    fn integer_values(
+        &self,
+        tile: Tile<'_>,
+        s: usize,
+        pages: Range<usize>,
+        weights: &mut [f32],
+        totals: &[f32],
+        sums: &mut [f32],
+    ) {
+        let (v_pad, rows) = (self.shape.v_pad, tile.rows_per_head());
+        let seen = pages.start * PAGE - s * SPLIT..pages.end * PAGE - s * SPLIT;
+        WEIGHTS.with_borrow_mut(|Weights { codes, worth, scales, lost, turned }| {
+            codes.resize(tile.rows() * SCORES, 0);
+            worth.resize(tile.rows(), 0.0);
+            for head in 0..tile.kv_heads {
+                scales.clear();
+                for page in pages.clone() {
+                    scales.extend(integer::scales(self.keys_of(tile, head, page), self.p.v_prefix.is_some()));
+                }
+                // What is not finite counts where it has weight.
+                lost.clear();
+                lost.extend((0..scales.len()).filter(|&i| !scales[i].is_finite()));
+                lost.iter().for_each(|&i| scales[i] = 0.0);
+                for r in head * rows..(head + 1) * rows {
+                    let weights = &mut weights[r * SCORES..][seen.clone()];
+                    let is_lost = totals[r].is_nan() || lost.iter().any(|&i| weights[i] != 0.0);
+                    worth[r] = integer::weigh(self.isa, weights, scales, &mut codes[r * SCORES..][seen.clone()]);
+                    if is_lost {
+                        worth[r] = f32::NAN;
+                    }
+                }
+            }
+            // Few rows wait for memory, which likes to be read in order.
+            let step = if rows <= DIRECT_ROWS { 1 } else { VALUE_PAGES / 2 };
+            for page in pages.clone().step_by(step) {
+                let some = page..pages.end.min(page + step);
+                for head in 0..tile.kv_heads {
+                    let later = head + AHEAD;
+                    let next = (page + later / tile.kv_heads).min(pages.end - 1);
+                    let ask = self.asks(tile) && self.p.v_prefix.is_none();
+                    let ahead = ask.then(|| self.values_of(tile, later % tile.kv_heads, next));
+                    let mut planes = [&[][..]; VALUE_PAGES];
+                    if self.p.v_prefix.is_some() {
+                        let size = 2 * PAGE * v_pad;
+                        turned.resize(step * size, 0);
+                        for (page, turned) in some.clone().zip(turned.chunks_exact_mut(size)) {
+                            integer::values_from_keys(self.isa, self.keys_of(tile, head, page), turned);
+                        }
+                        planes.iter_mut().zip(turned.chunks_exact(size)).for_each(|(plane, turned)| *plane = turned);
+                    } else {
+                        let of_pages = some.clone().map(|page| self.values_of(tile, head, page));
+                        planes.iter_mut().zip(of_pages).for_each(|(plane, of_page)| *plane = of_page);
+                    }
+                    self.blocks(tile, head, some.clone(), max_rows(self.isa), |rows, seen| {
+                        integer::Values {
+                            w: &codes[rows.start * SCORES + (seen.start * PAGE - s * SPLIT)..],
+                            w_stride: SCORES,
+                            rows: rows.len(),
+                            planes: &planes[seen.start - page..seen.end - page],
+                            ahead,
+                            panels: v_pad / PAGE,
+                            c: &mut sums[rows.start * v_pad..],
+                        }
+                        .run(self.isa);
+                    });
+                }
+            }
+            for (sums, worth) in sums.chunks_exact_mut(v_pad).zip(worth) {
+                scale(self.isa, sums, *worth);
+            }
+        });
     }
 
     /// `⟨q, k⟩` of all rows and the keys of `pages`, except for rows that see none of a page.

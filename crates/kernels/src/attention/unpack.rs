@@ -40,6 +40,7 @@ pub(super) fn values_from_keys(
 ) {
     match dtype {
         KvType::F32 | KvType::F16 | KvType::BF16 => keys(isa, dtype, plane, spare),
+        KvType::I16 => unreachable!("integers are multiplied as such"),
         KvType::Q8_0 => coded_keys::<34>(plane, spare, |code, _| f32::from(code as i8)),
         KvType::Q4_0 => {
             coded_keys::<18>(plane, spare, |pair, high| f32::from(if high { pair >> 4 } else { pair & 15 }) - 8.0)
@@ -83,6 +84,7 @@ fn numbers(dtype: KvType, plane: &[u8]) -> usize {
     match dtype {
         KvType::F32 => plane.len() / (4 * PAGE),
         KvType::F16 | KvType::BF16 => plane.len() / (2 * PAGE),
+        KvType::I16 => unreachable!("integers are multiplied as such"),
         KvType::Q8_0 => plane.len() / (34 * PAGE) * BLOCK,
         KvType::Q4_0 => plane.len() / (18 * PAGE) * BLOCK,
     }

@@ -15,6 +15,8 @@ use super::cache::{PAGE, half_to_f32};
 pub(super) trait Sixteen: Copy {
     /// Four small integers at each of 16 positions.
     type Codes: Copy;
+    /// Two i16 at each of 16 positions, not -32768.
+    type Pairs: Copy;
     /// Sixteen i32.
     type Sums: Copy;
     /// By how much [`Codes`](Self::Codes) stand above the integers: [`dot`](Self::dot) gives the sum for those.
@@ -27,12 +29,16 @@ pub(super) trait Sixteen: Copy {
     unsafe fn nibble_codes(p: *const u8, high: bool) -> Self::Codes;
     /// Adds at each position the products of its four codes with the four i8 that `q` consists of, each in ±127.
     unsafe fn dot(sums: Self::Sums, codes: Self::Codes, q: i32) -> Self::Sums;
+    unsafe fn pairs(p: *const u8) -> Self::Pairs;
+    /// Adds at each position the products of its pair with the two i16 that `q` consists of; wraps around.
+    unsafe fn dot_pairs(sums: Self::Sums, pairs: Self::Pairs, q: i32) -> Self::Sums;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// `self · b + c`, rounded once.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn add(self, b: Self) -> Self;
     unsafe fn from_f16(p: *const u8) -> Self;
     unsafe fn from_bf16(p: *const u8) -> Self;
     unsafe fn from_i8(p: *const u8) -> Self;
@@ -44,6 +50,7 @@ pub(super) trait Sixteen: Copy {
 
 impl Sixteen for [f32; PAGE] {
     type Codes = [[i8; 4]; PAGE];
+    type Pairs = [[i16; 2]; PAGE];
     type Sums = [i32; PAGE];
     const ABOVE: i32 = 0;
     #[inline(always)]
@@ -71,6 +78,20 @@ impl Sixteen for [f32; PAGE] {
         std::array::from_fn(|i| sums[i] + (0..4).map(|j| i32::from(codes[i][j]) * q[j]).sum::<i32>())
     }
     #[inline(always)]
+    unsafe fn pairs(p: *const u8) -> Self::Pairs {
+        // SAFETY: the trait's contract.
+        let words = unsafe { p.cast::<[[u8; 4]; PAGE]>().read_unaligned() };
+        words.map(|[a, b, c, d]| [i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])])
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sums: Self::Sums, pairs: Self::Pairs, q: i32) -> Self::Sums {
+        let (low, high) = (i32::from(q as i16), q >> 16);
+        std::array::from_fn(|i| {
+            let [a, b] = pairs[i].map(i32::from);
+            sums[i].wrapping_add(a * low).wrapping_add(b * high)
+        })
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         [x; PAGE]
     }
@@ -91,6 +112,10 @@ impl Sixteen for [f32; PAGE] {
     #[inline(always)]
     unsafe fn mul(self, b: Self) -> Self {
         std::array::from_fn(|i| self[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        std::array::from_fn(|i| self[i] + b[i])
     }
     #[inline(always)]
     unsafe fn from_f16(p: *const u8) -> Self {
@@ -170,6 +195,7 @@ pub(super) mod x86 {
     impl Sixteen for Pair {
         /// Low and high positions, and their magnitudes.
         type Codes = [__m256i; 4];
+        type Pairs = [__m256i; 2];
         type Sums = [__m256i; 2];
         const ABOVE: i32 = 0;
         #[inline(always)]
@@ -216,6 +242,22 @@ pub(super) mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn pairs(p: *const u8) -> Self::Pairs {
+            // SAFETY: see `sums`.
+            unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(sums: Self::Sums, pairs: Self::Pairs, q: i32) -> Self::Sums {
+            // SAFETY: see `sums`.
+            unsafe {
+                let q = _mm256_set1_epi32(q);
+                [
+                    _mm256_add_epi32(sums[0], _mm256_madd_epi16(pairs[0], q)),
+                    _mm256_add_epi32(sums[1], _mm256_madd_epi16(pairs[1], q)),
+                ]
+            }
+        }
+        #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the trait's contract, here and below.
             unsafe { Pair(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
@@ -242,6 +284,11 @@ pub(super) mod x86 {
         unsafe fn mul(self, b: Self) -> Self {
             // SAFETY: see `splat`.
             unsafe { Pair(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: see `splat`.
+            unsafe { Pair(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)) }
         }
         #[inline(always)]
         unsafe fn from_f16(p: *const u8) -> Self {
@@ -283,6 +330,7 @@ pub(super) mod x86 {
     impl Sixteen for __m512 {
         /// Unsigned, 128 above.
         type Codes = __m512i;
+        type Pairs = __m512i;
         type Sums = __m512i;
         const ABOVE: i32 = 128;
         #[inline(always)]
@@ -314,6 +362,16 @@ pub(super) mod x86 {
             unsafe { _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(q)) }
         }
         #[inline(always)]
+        unsafe fn pairs(p: *const u8) -> Self::Pairs {
+            // SAFETY: see `sums`.
+            unsafe { _mm512_loadu_si512(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(sums: Self::Sums, pairs: Self::Pairs, q: i32) -> Self::Sums {
+            // SAFETY: see `sums`.
+            unsafe { _mm512_dpwssd_epi32(sums, pairs, _mm512_set1_epi32(q)) }
+        }
+        #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the trait's contract, here and below.
             unsafe { _mm512_set1_ps(x) }
@@ -337,6 +395,11 @@ pub(super) mod x86 {
         unsafe fn mul(self, b: Self) -> Self {
             // SAFETY: see `splat`.
             unsafe { _mm512_mul_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: see `splat`.
+            unsafe { _mm512_add_ps(self, b) }
         }
         #[inline(always)]
         unsafe fn from_f16(p: *const u8) -> Self {

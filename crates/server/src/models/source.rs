@@ -272,9 +272,10 @@ fn size(model: &Model, sizing: &Sizing, context: usize, purpose: Purpose) -> (Op
     let plan = &model.plan;
     let weight = |name: &str| model.source.info(name);
     let exact = plan.params().iter().all(|p| weight(&p.name).is_none_or(|i| i.dtype == DType::F32));
-    let cache_type = sizing.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
+    let cache_type = sizing.cache_type.unwrap_or(if exact { KvType::F32 } else { KvType::default() });
     let dtype = match cache_type {
         KvType::F32 => DType::F32,
+        KvType::I16 => DType::I16,
         KvType::F16 => DType::F16,
         KvType::BF16 => DType::BF16,
         KvType::Q8_0 => DType::Q8_0,
@@ -417,7 +418,7 @@ impl Opened {
             info: self.info,
             plan_digest: self.model.plan.digest().to_hex().to_string(),
             planned_context: self.planned,
-            cache_type: self.options.cache_type.unwrap_or(KvType::F16),
+            cache_type: self.options.cache_type.unwrap_or_default(),
             activations: self.options.activations,
             load_time: started.elapsed(),
             digests: OnceCell::new(),
