@@ -50,16 +50,16 @@ fn fewer_bits_cost_what_their_rounding_does() {
         let answer = known[name]["greedy_200"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32);
         let ids: Vec<u32> = std::iter::once(start).chain(answer).collect();
         let truth = logits(&path, &ids, KvType::F32, ids.len());
-        let [i16, f16, bf16, q8, q4] =
-            [KvType::I16, KvType::F16, KvType::BF16, KvType::Q8_0, KvType::Q4_0].map(|cache| {
-                let whole = logits(&path, &ids, cache, ids.len());
-                assert_eq!(whole, logits(&path, &ids, cache, 7), "{name}, {cache:?}: chunks leave a trace");
-                divergence(&truth, &whole)
-            });
+        let [i16, f16, q8, q4] = [KvType::I16, KvType::F16, KvType::Q8_0, KvType::Q4_0].map(|cache| {
+            let whole = logits(&path, &ids, cache, ids.len());
+            assert_eq!(whole, logits(&path, &ids, cache, 7), "{name}, {cache:?}: chunks leave a trace");
+            divergence(&truth, &whole)
+        });
         println!("{name}: i16 {i16:.2e}, f16 {f16:.2e}, q8_0 {q8:.2e}, q4_0 {q4:.2e}");
         // Divergence grows with the square of the error, and a step of q4_0 is sixteen of q8_0: 256 times, give or take
-        // what a small model makes of it.
-        assert!(i16 < f16, "{name}: integers of 16 bits are off by {i16:e}, f16 by {f16:e}");
-        assert!(f16 < q8 && q8 < q4 && q4 < 1000.0 * q8, "{name}: f16 {f16:e}, q8_0 {q8:e}, q4_0 {q4:e}");
+        // what a small model makes of it. Heads of 8 have a step of at most 1/32,767 of their norm, f16 one of 1/2,048 to 1/1,024 of
+        // each number.
+        assert!(i16 < f16 && f16 < q8, "{name}: i16 {i16:e}, f16 {f16:e}, q8_0 {q8:e}");
+        assert!(q8 < q4 && q4 < 1000.0 * q8, "{name}: q8_0 {q8:e}, q4_0 {q4:e}");
     }
 }
