@@ -13,11 +13,11 @@
 //! | Q8_0 | per 32 elements: 16 scales, `[8][16 positions][4]` i8 | per 32: 16 scales, `[16 positions][32]` i8 |
 //! | Q4_0 | per 32 elements: 16 scales, `[4][16 positions][4]`, low nibbles elements 0–15, high 16–31 | per 32: 16 scales, `[16 positions][16]`, likewise |
 //!
-//! I16 has one scale for each key and each value, in f32 (see [`integer`](super::integer)); all are wanted before any value, so
-//! they stand where they are read in passing. The scales of quantized types are
-//! f16; their bits per number are GGUF's. Values and quantized keys are padded to whole blocks of 32. Integers stand in
-//! fours or twos, as the instructions that multiply them take them. Heads of Q4_0 are rotated on their way in (see
-//! [`hadamard`]), queries and results likewise, so that an outlier does not cost its neighbours their few bits.
+//! I16 has one scale for each key and each value, in f32 (see [`integer`]); all are wanted before any value, so they stand where
+//! they are read in passing. The scales of quantized types are f16; their bits per number are GGUF's. Values and quantized keys
+//! are padded to whole blocks of 32. Integers stand in fours or twos, as the instructions that multiply them take them. Heads
+//! of Q4_0 are rotated on their way in (see [`hadamard`]), queries and results likewise, so that an outlier does not cost its
+//! neighbours their few bits.
 
 #![expect(unsafe_code, reason = "tasks write disjoint heads")]
 
@@ -306,7 +306,8 @@ impl KvCache {
     }
 
     /// Stores the keys `k` (`[rows × kv_heads · k_dim]`) and values `v` (`[rows × kv_heads · v_dim]`, empty where
-    /// values are a prefix of the keys) of the steps' rows. Numbers beyond an f16's range are stored as its largest.
+    /// values are a prefix of the keys) of the steps' rows. Numbers beyond an f16's range are stored as its largest. In I16 a
+    /// vector whose squares come to less than 2^-126 is stored as zeros, and one whose squares overflow as NaN.
     ///
     /// # Panics
     /// When a page table or a slice is too short, or a page does not exist.

@@ -3,8 +3,8 @@
 //!
 //! A key, like a query, is so scaled that its norm is at most 2^15.5 and its largest element an i16. A product of two is then
 //! below 2^31 (Cauchy–Schwarz). A value's largest element is an i16. The weights that a row gives to the values of a split are
-//! multiplied by the values' scales and then so scaled that those of any page add up to less than 2^16, for the same reason;
-//! pages are added up as floats, in order.
+//! multiplied by the values' scales and then so scaled that those of any page add up to less than 2^15, so that their products
+//! with values fit as well; pages are added up as floats, in order.
 #![expect(clippy::needless_range_loop, reason = "rows and panels each index several arrays")]
 #![expect(unsafe_code, reason = "vector instructions chosen at run time")]
 

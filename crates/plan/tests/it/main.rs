@@ -105,6 +105,7 @@ fn estimates_count_cache_and_state() {
     // 2 heads × (16 + 16) elements, 64 positions, 2 bytes
     assert_eq!(estimate(64, DType::F16).cache, 64 * 64 * 2);
     assert_eq!(estimate(50, DType::F16).cache, 64 * 64 * 2, "whole pages");
+    assert_eq!(estimate(64, DType::I16).cache, 64 * (64 * 2 + 2 * 2 * 4), "with scales");
     // 2 heads × (key + value), each filled up to a block of 32
     assert_eq!(estimate(64, DType::Q8_0).cache, 64 * 2 * 2 * 34);
     assert_eq!(estimate(64, DType::F16).weights, 100 * case.plan.params().len());

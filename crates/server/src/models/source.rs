@@ -403,6 +403,7 @@ impl Opened {
         if let Some(mut spill) = spill {
             spill.identity.extend(self.model.plan.digest().as_bytes());
             spill.identity.extend(PAGE_LAYOUT.to_le_bytes());
+            spill.identity.extend(self.options.cache_type.unwrap_or_default().name().as_bytes());
             engine = engine.with_spill(&spill)?;
         }
         let engine = engine.spawn(BUFFER)?;
