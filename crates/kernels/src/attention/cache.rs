@@ -382,12 +382,13 @@ impl KvCache {
                         rotate(isa, new_value, rotation.values);
                         value = new_value;
                     }
+                    let (of_keys, of_values) = scales.split_at_mut(scales.len() / 2);
                     match (dtype, whole) {
                         (KvType::I16, false) => {
-                            integer::store(isa, key, value, scales, keys, values, slot);
+                            integer::store(isa, key, of_keys, keys, slot, true);
+                            integer::store(isa, value, of_values, values, slot, false);
                         }
                         (KvType::I16, true) if slot + 1 == PAGE => {
-                            let (of_keys, of_values) = scales.split_at_mut(integer::SCALES / 2);
                             integer::store_keys(isa, &new_keys, of_keys, keys);
                             integer::store_values(isa, &new_values, of_values, values);
                         }

@@ -44,7 +44,7 @@ twin! {
     fn pairs(q: &[f32], k_dim: usize, codes: &mut [i32], scales: &mut [f32]) {
         let rows = q.chunks_exact(k_dim).zip(codes.chunks_exact_mut(k_dim / 2));
         for ((q, codes), to) in rows.zip(scales) {
-            let scale = Scale::of_key(q);
+            let scale = Scale::of(q, true);
             for (codes, q) in codes.chunks_mut(PAGE).zip(q.chunks(2 * PAGE)) {
                 let integers = scale.integers::<{ 2 * PAGE }>(q);
                 for (code, [a, b]) in codes.iter_mut().zip(integers.as_chunks::<2>().0) {

@@ -38,19 +38,9 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Of a key or a query.
+    /// Of a key or a query, whose norm is bounded too, or of a value.
     #[inline(always)]
-    pub(super) fn of_key(x: &[f32]) -> Scale {
-        Scale::of(x, NORM)
-    }
-
-    #[inline(always)]
-    fn of_value(x: &[f32]) -> Scale {
-        Scale::of(x, f32::INFINITY)
-    }
-
-    #[inline(always)]
-    fn of(x: &[f32], norm: f32) -> Scale {
+    pub(super) fn of(x: &[f32], is_key: bool) -> Scale {
         let (squares, largest) = sum_squares_and_magnitude(x);
         if squares < f32::MIN_POSITIVE {
             return Scale { value: 0.0, factor: 0.0 };
@@ -58,8 +48,8 @@ impl Scale {
         if !squares.is_finite() {
             return Scale { value: f32::NAN, factor: 0.0 };
         }
-        let (by_norm, by_largest) = (norm / squares.sqrt(), LARGEST / largest);
-        let factor = if by_norm < by_largest { by_norm } else { by_largest };
+        let (by_norm, by_largest) = (NORM / squares.sqrt(), LARGEST / largest);
+        let factor = if is_key && by_norm < by_largest { by_norm } else { by_largest };
         Scale { value: 1.0 / factor, factor }
     }
 
@@ -93,25 +83,23 @@ pub(super) fn word(a: i16, b: i16) -> i32 {
 }
 
 twin! {
-    /// Stores a key and a value at `slot` of their planes.
-    pub(super) fn store(key: &[f32], value: &[f32], scales: &mut [u8], keys: &mut [u8], values: &mut [u8], slot: usize) {
-        let scales = scales.as_chunks_mut::<4>().0;
-        for (x, scale, plane, is_key) in [(key, Scale::of_key(key), keys, true), (value, Scale::of_value(value), values, false)] {
-            scales[if is_key { slot } else { PAGE + slot }] = scale.value.to_le_bytes();
-            let integers = plane.as_chunks_mut::<2>().0;
-            for (d, x) in x.iter().enumerate() {
-                integers[pair_index(d, slot, is_key)] = scale.integer(*x).to_le_bytes();
-            }
+    /// Stores one vector at `slot` of a plane, its scale at `slot` of `to`.
+    pub(super) fn store(x: &[f32], to: &mut [u8], plane: &mut [u8], slot: usize, is_key: bool) {
+        let scale = Scale::of(x, is_key);
+        to.as_chunks_mut::<4>().0[slot] = scale.value.to_le_bytes();
+        let integers = plane.as_chunks_mut::<2>().0;
+        for (d, x) in x.iter().enumerate() {
+            integers[pair_index(d, slot, is_key)] = scale.integer(*x).to_le_bytes();
         }
     }
 }
 
 /// The scales of a page's 16 vectors, which are also written to `to`.
 #[inline(always)]
-fn scaled(x: &[f32], width: usize, norm: f32, to: &mut [u8]) -> [Scale; PAGE] {
+fn scaled(x: &[f32], width: usize, to: &mut [u8], is_key: bool) -> [Scale; PAGE] {
     let mut scales = [Scale { value: 0.0, factor: 0.0 }; PAGE];
     for ((scale, x), to) in scales.iter_mut().zip(x.chunks_exact(width.max(1))).zip(to.as_chunks_mut::<4>().0) {
-        *scale = Scale::of(x, norm);
+        *scale = Scale::of(x, is_key);
         *to = scale.value.to_le_bytes();
     }
     scales
@@ -121,7 +109,7 @@ twin! {
     /// Stores the keys of a page's 16 positions, which follow each other in `x`.
     pub(super) fn store_keys(x: &[f32], to: &mut [u8], plane: &mut [u8]) {
         let width = x.len() / PAGE;
-        let scales = scaled(x, width, NORM, to);
+        let scales = scaled(x, width, to, true);
         for (c, rows) in plane.chunks_mut(4 * PAGE * PAGE).enumerate() {
             // Two positions make a word of 64 bits, so that the compiler turns the matrix with shuffles.
             let mut twos = [[0u64; PAGE]; PAGE / 2];
@@ -145,7 +133,7 @@ twin! {
     /// Stores the values of a page's 16 positions, which follow each other in `x`.
     pub(super) fn store_values(x: &[f32], to: &mut [u8], plane: &mut [u8]) {
         let width = x.len() / PAGE;
-        let scales = scaled(x, width, f32::INFINITY, to);
+        let scales = scaled(x, width, to, false);
         for (c, panel) in plane.chunks_exact_mut(2 * PAGE * PAGE).take(width.div_ceil(PAGE)).enumerate() {
             let elements = c * PAGE..width.min((c + 1) * PAGE);
             for (two, row) in panel.chunks_exact_mut(4 * PAGE).enumerate() {

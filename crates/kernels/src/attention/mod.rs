@@ -2,10 +2,10 @@
 //!
 //! The result of a row is defined without regard to how the work is cut (see [`reference()`], which is the definition in
 //! code): keys are walked in splits of [`SPLIT`] from position 0; within a split a score is one chain of fused
-//! multiply-adds over the head's elements (with quantized keys, over exact integer sums of blocks), the weights are `exp(score - maximum of the split)`, their sum is taken in
-//! eight lanes by position, and each output element is one chain over the split's keys; splits are merged in order
-//! with the running maximum (the online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867, at split
-//! granularity). So a long context may be spread over threads and a prompt tiled, with the same bytes.
+//! multiply-adds over the head's elements (with keys of integers, over exact sums of blocks), the weights are `exp(score -
+//! maximum of the split)`, their sum is taken in eight lanes by position, and each output element is one chain over the
+//! split's keys (with values of I16, over exact sums of pages); splits are merged in order with the running maximum
+//! (the online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867, at split granularity). So a long context may be spread over threads and a prompt tiled, with the same bytes.
 //!
 //! All rows read what the cache holds, rounded or quantized, including the keys of their own step.
 

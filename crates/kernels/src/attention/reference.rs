@@ -47,7 +47,7 @@ fn dot(dtype: KvType, q: &[f32], whole: f32, key: impl Fn(usize) -> (f32, f32)) 
         return q.iter().enumerate().fold(0f32, |acc, (d, q)| q.mul_add(key(d).0, acc));
     }
     if dtype == KvType::I16 {
-        let scale = Scale::of_key(q);
+        let scale = Scale::of(q, true);
         let sum: i64 = q.iter().enumerate().map(|(d, q)| i64::from(scale.integer(*q)) * key(d).0 as i64).sum();
         return sum as f32 * (scale.value * whole);
     }
