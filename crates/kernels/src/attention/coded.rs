@@ -28,7 +28,7 @@ pub(super) struct Query {
 impl Query {
     /// Rounds `q`, whose rows are whole blocks, for keys of `dtype`.
     pub(super) fn fill(&mut self, isa: Isa, dtype: KvType, q: &[f32], k_dim: usize) {
-        let (block, in_word) = if dtype == KvType::I16 { (k_dim, 2) } else { (BLOCK, 4) };
+        let (block, in_word) = with_coded!(dtype, S => (S::block(k_dim).0 * S::IN_WORD, S::IN_WORD));
         self.codes.resize(q.len() / in_word, 0);
         self.scales.resize(q.len() / block, 0.0);
         self.sums.resize(q.len() / block, 0);

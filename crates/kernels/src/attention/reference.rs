@@ -102,11 +102,7 @@ fn one(
     };
     // What an integer of a key, or of its value, is worth.
     let whole = |key: usize, is_key: bool| match layout.dtype {
-        KvType::I16 => {
-            let at = 4 * (if is_key { 0 } else { PAGE } + key % PAGE);
-            let plane = cache.keys(seq.pages[key / PAGE], kv_head);
-            f32::from_le_bytes([plane[at], plane[at + 1], plane[at + 2], plane[at + 3]])
-        }
+        KvType::I16 => integer::scales(cache.keys(seq.pages[key / PAGE], kv_head), is_key)[key % PAGE],
         _ => 1.0,
     };
     let visible = p.visible(position, seq.end());

@@ -191,7 +191,8 @@ impl Source for Q4 {
     }
 }
 
-/// Evaluates `$body` with `$S` standing for the source of a type known at run time, not I16.
+/// Evaluates `$body` with `$S` standing for the source of a type known at run time, one of those listed: where none are, all but
+/// I16.
 macro_rules! with_source {
     ($dtype:expr, $S:ident => $body:expr) => {
         with_source!($dtype, $S => $body; F32 F32, F16 F16, BF16 BF16, Q8_0 Q8, Q4_0 Q4)
@@ -202,7 +203,7 @@ macro_rules! with_source {
                 type $S = $crate::attention::source::$source;
                 $body
             })*
-            $crate::attention::KvType::I16 => unreachable!("integers are multiplied as such"),
+            other => unreachable!("{other:?} is not read so"),
         }
     };
 }
@@ -211,21 +212,7 @@ pub(super) use with_source;
 /// Likewise, of a type that has no scales.
 macro_rules! with_plain {
     ($dtype:expr, $S:ident => $body:expr) => {
-        match $dtype {
-            $crate::attention::KvType::F32 => {
-                type $S = $crate::attention::source::F32;
-                $body
-            }
-            $crate::attention::KvType::BF16 => {
-                type $S = $crate::attention::source::BF16;
-                $body
-            }
-            _ => {
-                debug_assert_eq!($dtype, $crate::attention::KvType::F16);
-                type $S = $crate::attention::source::F16;
-                $body
-            }
-        }
+        $crate::attention::source::with_source!($dtype, $S => $body; F32 F32, F16 F16, BF16 BF16)
     };
 }
 pub(super) use with_plain;
@@ -233,21 +220,7 @@ pub(super) use with_plain;
 /// Likewise, of a type whose keys are integers.
 macro_rules! with_coded {
     ($dtype:expr, $S:ident => $body:expr) => {
-        match $dtype {
-            $crate::attention::KvType::I16 => {
-                type $S = $crate::attention::source::I16;
-                $body
-            }
-            $crate::attention::KvType::Q4_0 => {
-                type $S = $crate::attention::source::Q4;
-                $body
-            }
-            _ => {
-                debug_assert_eq!($dtype, $crate::attention::KvType::Q8_0);
-                type $S = $crate::attention::source::Q8;
-                $body
-            }
-        }
+        $crate::attention::source::with_source!($dtype, $S => $body; I16 I16, Q8_0 Q8, Q4_0 Q4)
     };
 }
 pub(super) use with_coded;

@@ -365,7 +365,7 @@ impl Call<'_> {
         }
         part.sums.fill(0.0);
         if dtype == KvType::I16 {
-            self.integer_values(tile, s, pages, scores, &part.total[..], part.sums);
+            self.integer_values(tile, s, pages, scores, part.total, part.sums);
         } else if direct {
             self.direct_values(tile, s, pages, scores, part.sums);
         } else {

@@ -399,11 +399,12 @@ impl Opened {
         let started = Instant::now();
         let cpu = Cpu::new(&self.model.plan, &*self.model.source, Arc::clone(pool), &self.options)?;
         let bytes = cpu.bytes().map(|n| n as u64);
+        let cache_type = cpu.cache_type();
         let mut engine = Engine::new(Box::new(cpu), self.engine);
         if let Some(mut spill) = spill {
             spill.identity.extend(self.model.plan.digest().as_bytes());
             spill.identity.extend(PAGE_LAYOUT.to_le_bytes());
-            spill.identity.extend(self.options.cache_type.unwrap_or_default().name().as_bytes());
+            spill.identity.extend(cache_type.name().as_bytes());
             engine = engine.with_spill(&spill)?;
         }
         let engine = engine.spawn(BUFFER)?;
@@ -419,7 +420,7 @@ impl Opened {
             info: self.info,
             plan_digest: self.model.plan.digest().to_hex().to_string(),
             planned_context: self.planned,
-            cache_type: self.options.cache_type.unwrap_or_default(),
+            cache_type,
             activations: self.options.activations,
             load_time: started.elapsed(),
             digests: OnceCell::new(),
