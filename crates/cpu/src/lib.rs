@@ -84,15 +84,18 @@ impl Default for Options {
 
 /// A model prepared for this machine's CPU.
 pub struct Cpu {
-    plan: Arc<Plan>,
+    /// The plan as it was recorded.
+    whole: Arc<Arranged>,
+    /// The same on the rows that serve wanted ones.
+    narrowed: Arc<Arranged>,
+    /// Which of them runs, or ran last.
+    program: Arc<Arranged>,
     causal: bool,
     pool: Arc<Pool>,
     isa: Isa,
     capacity: Capacity,
     limits: RowLimits,
     weights: Vec<Prepared>,
-    groups: Vec<Group>,
-    layout: Arena,
     arena: Numbers,
     caches: Vec<KvCache>,
     cache_type: KvType,
@@ -104,6 +107,21 @@ pub struct Cpu {
     taps: Vec<(String, Value)>,
     observer: Option<Observer>,
     last: RowLimits,
+}
+
+/// A plan and how it runs: in which groups, and where its values lie.
+struct Arranged {
+    plan: Plan,
+    groups: Vec<Group>,
+    layout: Arena,
+}
+
+impl Arranged {
+    fn new(plan: Plan, limits: RowLimits, keep: &[Value]) -> Arranged {
+        let groups = plan.groups(keep);
+        let layout = Arena::grouped(&plan, limits, keep, &groups);
+        Arranged { plan, groups, layout }
+    }
 }
 
 /// Buffers of a step that are not values of the plan.
@@ -135,8 +153,8 @@ impl Cpu {
         let taps = taps.collect::<Result<Vec<_>, _>>()?;
         let limits = RowLimits { tokens: options.rows, outputs: options.outputs, sequences: options.sequences };
         let keep: Vec<Value> = taps.iter().map(|t| t.1).collect();
-        let groups = plan.groups(&keep);
-        let layout = Arena::grouped(plan, limits, &keep, &groups);
+        let whole = Arc::new(Arranged::new(plan.clone(), limits, &keep));
+        let narrowed = Arc::new(Arranged::new(plan.narrowed(&keep), limits, &keep));
         let pages = options.pages.unwrap_or(options.context.div_ceil(PAGE));
         let weights = weights::prepare(plan, source, &pool, options.store.as_ref())?;
         let weights: Vec<Prepared> = weights.into_iter().map(|w| w.taking(options.activations)).collect();
@@ -149,7 +167,7 @@ impl Cpu {
             states: plan.states().iter().map(|n| vec![0.0; n * options.sequences]).collect(),
             cache_type,
             activations: options.activations,
-            arena: Numbers::zeroed(layout.len())?,
+            arena: Numbers::zeroed(whole.layout.len().max(narrowed.layout.len()))?,
             adapters: adapters::Adapters::default(),
             scratch: Scratch::new(plan, limits),
             capacity: Capacity {
@@ -161,11 +179,11 @@ impl Cpu {
             },
             isa: options.isa,
             causal: plan.is_causal(),
-            plan: Arc::new(plan.clone()),
+            program: Arc::clone(&whole),
+            whole,
+            narrowed,
             pool,
             limits,
-            groups,
-            layout,
             taps,
             observer: None,
             last: RowLimits { tokens: 0, outputs: 0, sequences: 0 },
@@ -174,7 +192,7 @@ impl Cpu {
 
     /// The plan it runs.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.whole.plan
     }
 
     /// Takes the weight called `name` from another source; false when the plan has no such weight.
@@ -182,7 +200,7 @@ impl Cpu {
     /// # Errors
     /// As [`Cpu::new`].
     pub fn reload(&mut self, name: &str, source: &dyn WeightSource) -> Result<bool, PrepareError> {
-        let Some((at, weight)) = weights::again(&self.plan, name, source, &self.pool) else { return Ok(false) };
+        let Some((at, weight)) = weights::again(&self.program.plan, name, source, &self.pool) else { return Ok(false) };
         self.weights[at] = weight?.taking(self.activations);
         Ok(true)
     }
@@ -212,7 +230,7 @@ impl Cpu {
     }
 
     fn results(&self) -> &[f32] {
-        self.plan.result().map_or(&[], |v| &self.arena[self.range(v, self.last)])
+        self.program.plan.result().map_or(&[], |v| &self.arena[self.range(v, self.last)])
     }
 
     fn ranges<const N: usize>(&self, values: [Value; N]) -> [Range<usize>; N] {
@@ -220,8 +238,8 @@ impl Cpu {
     }
 
     fn range(&self, v: Value, rows: RowLimits) -> Range<usize> {
-        let info = self.plan.value(v);
-        let start = self.layout.offset(v);
+        let info = self.program.plan.value(v);
+        let start = self.program.layout.offset(v);
         start..start + rows.of(info.rows) * info.width
     }
 }
@@ -249,17 +267,18 @@ impl Backend for Cpu {
             return Ok(&[]);
         }
         self.prepare_step(step);
-        let plan = Arc::clone(&self.plan);
+        let every_row = self.observer.is_some() || step.outputs.len() == step.tokens.len();
+        self.program = Arc::clone(if every_row { &self.whole } else { &self.narrowed });
+        let program = Arc::clone(&self.program);
+        let nodes = program.plan.nodes();
         if self.observer.is_none() && self.adapters.are_idle() {
-            let groups = std::mem::take(&mut self.groups);
-            let done = groups.iter().try_for_each(|group| self.group(plan.nodes(), group, step));
-            self.groups = groups;
+            let done = program.groups.iter().try_for_each(|group| self.group(nodes, group, step));
             return done.map(|()| self.results());
         }
         // What happens between the operations of a group is seen, or changed: one by one.
         let mut observer = self.observer.take();
         let mut done = Ok(());
-        for node in plan.nodes() {
+        for node in nodes {
             done = self.node(node, step);
             if done.is_err() {
                 break;
@@ -327,7 +346,7 @@ impl Backend for Cpu {
     }
 
     fn load_adapter(&mut self, id: u32, adapter: &Lora) -> Result<(), AdapterError> {
-        self.adapters.load(id, adapter, &self.plan, &self.weights, &self.pool)
+        self.adapters.load(id, adapter, &self.program.plan, &self.weights, &self.pool)
     }
 
     fn drop_adapter(&mut self, id: u32) {

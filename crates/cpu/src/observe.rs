@@ -46,7 +46,7 @@ impl Cpu {
 
     /// Shows what `node`, which has just run, took in. Its inputs and working space still lie in the arena.
     pub(crate) fn show(&self, node: &Node, observer: &mut Observer) {
-        let plan = &self.plan;
+        let plan = &self.program.plan;
         let name = |p: allod_plan::Param| plan.param(p).name.as_str();
         let rows = |v: Value| &self.arena[self.range(v, self.last)];
         match &node.op {

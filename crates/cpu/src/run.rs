@@ -4,14 +4,14 @@ use crate::{Cpu, arena::views, weights::Prepared};
 use allod_kernels::{act, attention, elementwise, isa::Isa, linear, math, norm, pool::Pool, rope, rows::for_rows};
 use allod_plan::{
     Act, Attend, CacheInfo, GateOrder, LinearPart, Mask, Node, Norm, NormKind, Op, Param, Pool as Pooling, Rope,
-    RopeStyle, Step, StepError, Value,
+    RopeStyle, Rows, Step, StepError, Value,
 };
 use std::ops::Range;
 
 impl Cpu {
     pub(crate) fn vocabulary(&self) -> usize {
-        let table = self.plan.nodes().iter().find_map(|n| match n.op {
-            Op::Embed { table } => self.plan.param(table).shape.first().copied(),
+        let table = self.program.plan.nodes().iter().find_map(|n| match n.op {
+            Op::Embed { table } => self.program.plan.param(table).shape.first().copied(),
             _ => None,
         });
         table.unwrap_or(usize::MAX)
@@ -30,14 +30,22 @@ impl Cpu {
         }
     }
 
+    /// Whether a step has rows for it. An attention also writes keys and values where no query is wanted.
+    pub(crate) fn has_rows(&self, n: &Node) -> bool {
+        matches!(n.op, Op::Attend(_)) || self.last.of(self.program.plan.value(n.outputs[0]).rows) > 0
+    }
+
     pub(crate) fn node(&mut self, n: &Node, step: &Step<'_>) -> Result<(), StepError> {
+        if !self.has_rows(n) {
+            return Ok(());
+        }
         let (ins, outs) = (&n.inputs, &n.outputs);
         let (first, out) = (ins.first().copied(), outs[0]);
         match (&n.op, first) {
             (Op::Embed { table }, _) => {
                 self.embed(*table, out, |t, _| step.tokens[t] as usize)?;
                 let (width, range, rows) =
-                    (self.width(out), self.range(out, self.last), self.plan.param(*table).shape[0]);
+                    (self.width(out), self.range(out, self.last), self.program.plan.param(*table).shape[0]);
                 self.adapters.add_to_table(*table, step.tokens, rows, &mut self.arena[range], width);
                 Ok(())
             }
@@ -63,19 +71,19 @@ impl Cpu {
             (Op::GatedNorm { group, eps, weight, order }, Some(x)) => {
                 self.gated_norm((x, ins[1], out), *group, *eps, *weight, *order)
             }
-            (op, Some(x)) => self.unary(op, x, out),
+            (op, Some(x)) => self.unary(op, x, out, step),
             (op, None) => Err(StepError::Inconsistent(format!("{op:?} has no input"))),
         }
     }
 
     pub(crate) fn width(&self, v: Value) -> usize {
-        self.plan.value(v).width
+        self.program.plan.value(v).width
     }
 
     fn embed(&mut self, table: Param, out: Value, row: impl Fn(usize, u32) -> usize + Sync) -> Result<(), StepError> {
         let (width, range) = (self.width(out), self.range(out, self.last));
         let (weights, positions) = (&self.weights[table.index()], &self.scratch.positions);
-        let rows = self.plan.param(table).shape[0];
+        let rows = self.program.plan.param(table).shape[0];
         if let Some(p) = (0..self.last.tokens).map(|t| row(t, positions[t])).find(|&r| r >= rows) {
             return Err(StepError::Outside { what: "row of an embedding table", found: p, limit: rows });
         }
@@ -88,7 +96,7 @@ impl Cpu {
     }
 
     fn linear(&mut self, parts: &[LinearPart], x: Value, outs: &[Value]) -> Result<(), StepError> {
-        let kind = self.plan.value(x).rows;
+        let kind = self.program.plan.value(x).rows;
         let (rows, cols) = (self.last.of(kind), self.width(x));
         for (parts, outs) in parts.chunks(4).zip(outs.chunks(4)) {
             let ranges: [Range<usize>; 5] = std::array::from_fn(|i| match i {
@@ -115,7 +123,7 @@ impl Cpu {
 
     /// Every head is an expert that its own part of each row goes to.
     fn head_linear(&mut self, weight: Param, x: Value, out: Value) -> Result<(), StepError> {
-        let (rows, cols) = (self.last.of(self.plan.value(x).rows), self.width(x));
+        let (rows, cols) = (self.last.of(self.program.plan.value(x).rows), self.width(x));
         let ranges = self.ranges([x, out]);
         let [x, y] = views(&mut self.arena, ranges)?;
         let Some(w) = matrix(&self.weights, weight) else { return Ok(()) };
@@ -128,13 +136,15 @@ impl Cpu {
         Ok(())
     }
 
-    fn unary(&mut self, op: &Op, x: Value, out: Value) -> Result<(), StepError> {
-        let (rows, win, wout) = (self.last.of(self.plan.value(x).rows), self.width(x), self.width(out));
+    fn unary(&mut self, op: &Op, x: Value, out: Value, step: &Step<'_>) -> Result<(), StepError> {
+        let kind = self.program.plan.value(x).rows;
+        let (rows, win, wout) = (self.last.of(kind), self.width(x), self.width(out));
         let ranges = self.ranges([x, out]);
-        let (isa, weights, scratch) = (self.isa, &self.weights, &self.scratch);
+        let (isa, weights) = (self.isa, &self.weights);
+        let at = Places { scratch: &self.scratch, wanted: (kind == Rows::Outputs).then_some(step.outputs) };
         if ranges[0] == ranges[1] {
             let y = &mut self.arena[ranges[1].clone()];
-            for_rows(&self.pool, rows, wout, y, |range, y| in_place(isa, op, weights, scratch, range, y));
+            for_rows(&self.pool, rows, wout, y, |range, y| in_place(isa, op, weights, &at, range, y));
             return Ok(());
         }
         let [x, y] = views(&mut self.arena, ranges)?;
@@ -149,7 +159,7 @@ impl Cpu {
                 }
                 _ => {
                     y.copy_from_slice(x);
-                    in_place(isa, op, weights, scratch, range, y);
+                    in_place(isa, op, weights, &at, range, y);
                 }
             }
         });
@@ -164,7 +174,7 @@ impl Cpu {
         out: Value,
         f: impl Fn(Isa, &mut [f32], &[f32], usize) + Sync,
     ) -> Result<(), StepError> {
-        let (rows, wa, wb) = (self.last.of(self.plan.value(a).rows), self.width(a), self.width(b));
+        let (rows, wa, wb) = (self.last.of(self.program.plan.value(a).rows), self.width(a), self.width(b));
         let isa = self.isa;
         let run = |pool: &Pool, x: Option<&[f32]>, z: &[f32], y: &mut [f32]| {
             for_rows(pool, rows, wa, y, |r, y| {
@@ -196,7 +206,7 @@ impl Cpu {
         weight: Param,
         order: GateOrder,
     ) -> Result<(), StepError> {
-        let (rows, width, ranges) = (self.last.of(self.plan.value(x).rows), self.width(x), self.ranges([x, z, out]));
+        let (rows, width, ranges) = (self.last.of(self.program.plan.value(x).rows), self.width(x), self.ranges([x, z, out]));
         let [x, z, y] = views(&mut self.arena, ranges)?;
         let (x, z, isa, w) = (&*x, &*z, self.isa, self.weights[weight.index()].vector());
         for_rows(&self.pool, rows, width, y, |r, y| {
@@ -219,15 +229,16 @@ impl Cpu {
         turn: Option<&Rope>,
         step: &Step<'_>,
     ) -> Result<(), StepError> {
-        let info = self.plan.caches()[a.cache.index()];
+        let info = self.program.plan.caches()[a.cache.index()];
         let ranges: [Range<usize>; 4] = std::array::from_fn(|i| match i {
             0 => self.range(out, self.last),
             _ => ins.get(i - 1).map_or(0..0, |&v| self.range(v, self.last)),
         });
         let [y, q, k, v] = views(&mut self.arena, ranges)?;
+        let queries = self.program.plan.value(ins[0]).rows;
         let sequences = step.sequences.iter();
         let sequences = sequences.map(|s| attention::SeqRows { rows: s.rows.clone(), start: s.start, pages: s.pages });
-        let sequences: Vec<_> = sequences.collect();
+        let mut sequences: Vec<_> = sequences.collect();
         let cache = &mut self.caches[a.cache.index()];
         if ins.len() > 1 {
             let turn = turn.and_then(|r| {
@@ -235,6 +246,9 @@ impl Cpu {
                 Some(attention::Turn { dims, pairing, table: self.scratch.table(r)? })
             });
             cache.write_turned(&self.pool, self.isa, k, v, turn, &sequences);
+        }
+        if queries == Rows::Outputs {
+            sequences = wanted_rows(step);
         }
         let sinks = a.sinks.map(|p| self.weights[p.index()].vector());
         let params = attend_params(a, &info, sinks);
@@ -283,6 +297,20 @@ impl Cpu {
         }
         Ok(())
     }
+}
+
+/// The wanted rows of a step in runs of neighbours, each of them one sequence for the attention.
+fn wanted_rows<'a>(step: &Step<'a>) -> Vec<attention::SeqRows<'a>> {
+    let (mut runs, mut row) = (Vec::with_capacity(step.sequences.len()), 0);
+    for s in step.sequences {
+        let end = step.outputs.partition_point(|&token| (token as usize) < s.rows.end);
+        for run in step.outputs[row..end].chunk_by(|a, b| a + 1 == *b) {
+            let start = s.start + (run[0] as usize - s.rows.start) as u32;
+            runs.push(attention::SeqRows { rows: row..row + run.len(), start, pages: s.pages });
+            row += run.len();
+        }
+    }
+    runs
 }
 
 pub(crate) fn matrix(weights: &[Prepared], p: Param) -> Option<&linear::Weights> {
@@ -365,18 +393,34 @@ impl crate::Scratch {
     }
 }
 
-fn rotate(isa: Isa, r: &Rope, scratch: &crate::Scratch, rows: Range<usize>, y: &mut [f32]) {
-    let dims = 2 * r.frequencies.len();
-    let heads = y.len() / rows.len().max(1) / r.head_dim;
-    if let Some(table) = scratch.table(r) {
-        rope::apply(isa, y, heads, r.head_dim, dims, pairing(r.style), &table[rows.start * dims..rows.end * dims]);
+/// Which tokens of the step the rows of a value belong to.
+struct Places<'a> {
+    scratch: &'a crate::Scratch,
+    /// The wanted ones, or all.
+    wanted: Option<&'a [u32]>,
+}
+
+fn rotate(isa: Isa, r: &Rope, at: &Places<'_>, rows: Range<usize>, y: &mut [f32]) {
+    let (dims, width) = (2 * r.frequencies.len(), y.len() / rows.len().max(1));
+    let Some(table) = at.scratch.table(r) else { return };
+    let apply = |y: &mut [f32], tokens: Range<usize>| {
+        let angles = &table[tokens.start * dims..tokens.end * dims];
+        rope::apply(isa, y, width / r.head_dim, r.head_dim, dims, pairing(r.style), angles);
+    };
+    match at.wanted {
+        None => apply(y, rows),
+        Some(wanted) => {
+            for (y, &token) in y.chunks_exact_mut(width).zip(&wanted[rows]) {
+                apply(y, token as usize..token as usize + 1);
+            }
+        }
     }
 }
 
-fn in_place(isa: Isa, op: &Op, weights: &[Prepared], scratch: &crate::Scratch, rows: Range<usize>, y: &mut [f32]) {
+fn in_place(isa: Isa, op: &Op, weights: &[Prepared], at: &Places<'_>, rows: Range<usize>, y: &mut [f32]) {
     let width = y.len() / rows.len().max(1);
     match op {
-        Op::Rope(r) => rotate(isa, r, scratch, rows, y),
+        Op::Rope(r) => rotate(isa, r, at, rows, y),
         // Only this kind is asked to work in place.
         Op::Norm(n) => {
             let weight = n.weight.map(|p| weights[p.index()].vector());
@@ -396,7 +440,8 @@ fn in_place(isa: Isa, op: &Op, weights: &[Prepared], scratch: &crate::Scratch, r
             elementwise::add_bias(isa, y, &bias);
         }
         Op::PositionScale { floor, scale } => {
-            for (y, &p) in y.chunks_exact_mut(width).zip(&scratch.positions[rows]) {
+            for (y, row) in y.chunks_exact_mut(width).zip(rows) {
+                let p = at.scratch.positions[at.wanted.map_or(row, |wanted| wanted[row] as usize)];
                 let steps = ((p as f32 + 1.0) / floor).floor();
                 elementwise::scale(isa, y, 1.0 + scale * math::ln(1.0 + steps));
             }

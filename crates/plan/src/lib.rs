@@ -8,6 +8,7 @@ mod adapter;
 mod differentiate;
 mod fuse;
 mod memory;
+mod narrow;
 mod op;
 mod plan;
 mod scope;

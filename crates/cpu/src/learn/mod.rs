@@ -14,7 +14,7 @@ mod scan;
 mod tests;
 mod weights;
 
-use crate::{Activations, Cpu, Isa, KvType, Pool, PrepareError, Scratch, arena::Numbers, weights::Prepared};
+use crate::{Activations, Arranged, Cpu, Isa, KvType, Pool, PrepareError, Scratch, arena::Numbers, weights::Prepared};
 use allod_kernels::gradient::Score;
 use allod_plan::{
     Arena, Backward, Capacity, DifferentiateError, End, Forward, Head, Op, Pass, Plan, Program, Role, RowLimits,
@@ -181,11 +181,11 @@ impl Learner {
     }
 
     fn rows(&self, v: Value) -> usize {
-        self.cpu.last.of(self.cpu.plan.value(v).rows)
+        self.cpu.last.of(self.cpu.program.plan.value(v).rows)
     }
 
     fn width(&self, v: Value) -> usize {
-        self.cpu.plan.value(v).width
+        self.cpu.program.plan.value(v).width
     }
 
     /// Runs `f` with tensors trained whole where the operations look for them.
@@ -315,16 +315,17 @@ fn bare(
     isa: Isa,
     limits: RowLimits,
 ) -> Result<Cpu, PrepareError> {
+    let program = Arc::new(Arranged { plan, groups: vec![], layout });
+    let plan = &program.plan;
     Ok(Cpu {
         weights,
         caches: vec![],
         cache_type: KvType::F32,
         activations: Activations::F32,
         states: plan.states().iter().map(|n| vec![0.0; n * limits.sequences]).collect(),
-        arena: Numbers::zeroed(layout.len())?,
-        groups: vec![],
+        arena: Numbers::zeroed(program.layout.len())?,
         adapters: crate::adapters::Adapters::default(),
-        scratch: Scratch::new(&plan, limits),
+        scratch: Scratch::new(plan, limits),
         capacity: Capacity {
             width: plan.result_width(),
             rows: limits.tokens,
@@ -334,10 +335,11 @@ fn bare(
         },
         isa,
         causal: plan.is_causal(),
-        plan: Arc::new(plan),
+        whole: Arc::clone(&program),
+        narrowed: Arc::clone(&program),
+        program,
         pool,
         limits,
-        layout,
         taps: vec![],
         observer: None,
         last: RowLimits { tokens: 0, outputs: 0, sequences: 0 },
