@@ -206,7 +206,8 @@ impl Cpu {
         weight: Param,
         order: GateOrder,
     ) -> Result<(), StepError> {
-        let (rows, width, ranges) = (self.last.of(self.program.plan.value(x).rows), self.width(x), self.ranges([x, z, out]));
+        let (rows, width, ranges) =
+            (self.last.of(self.program.plan.value(x).rows), self.width(x), self.ranges([x, z, out]));
         let [x, z, y] = views(&mut self.arena, ranges)?;
         let (x, z, isa, w) = (&*x, &*z, self.isa, self.weights[weight.index()].vector());
         for_rows(&self.pool, rows, width, y, |r, y| {

@@ -42,7 +42,8 @@ impl Learner {
             let len = data.len() / experts;
             return Ok(Matrix::Numbers { data: &data[expert * len..(expert + 1) * len], cols });
         }
-        let missing = || StepError::Inconsistent(format!("{} is not held as a matrix", self.cpu.program.plan.param(p).name));
+        let missing =
+            || StepError::Inconsistent(format!("{} is not held as a matrix", self.cpu.program.plan.param(p).name));
         self.held[p.index()].matrix(expert, experts).ok_or_else(missing)
     }
 

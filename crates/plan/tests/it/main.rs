@@ -1,6 +1,6 @@
 //! Recording: what is refused, what is fused, where values lie.
 
-use allod_plan::{Arena, Op, Plan, RecordError, RowLimits, Scope, Value, record};
+use allod_plan::{Arena, Op, Plan, RecordError, RowLimits, Rows, Scope, Value, record};
 use allod_tensor::DType;
 use allod_testkit::{Memory, suite};
 
@@ -92,9 +92,29 @@ fn overlaps(plan: &Plan, arena: &Arena, limits: RowLimits) -> bool {
 fn values_that_live_together_lie_apart() {
     let limits = RowLimits { tokens: 9, outputs: 3, sequences: 2 };
     for c in suite::cases() {
-        let arena = Arena::new(&c.plan, limits, &[]);
-        assert!(!overlaps(&c.plan, &arena, limits), "{}", c.name);
+        for plan in [&c.plan, &c.plan.narrowed(&[])] {
+            let arena = Arena::new(plan, limits, &[]);
+            assert!(!overlaps(plan, &arena, limits), "{}", c.name);
+        }
     }
+}
+
+#[test]
+fn only_keys_and_values_of_a_last_layer_need_every_row() {
+    let case = suite::cases().into_iter().find(|c| c.name == "grouped-query attention").unwrap();
+    let rows = |plan: &Plan, of: fn(&Op) -> bool| {
+        let node = plan.nodes().iter().rfind(|n| of(&n.op)).unwrap();
+        node.inputs.iter().map(|&v| plan.value(v).rows).collect::<Vec<_>>()
+    };
+    let attend = |op: &Op| matches!(op, Op::Attend(_));
+    assert_eq!(rows(&case.plan, attend), [Rows::Tokens; 3]);
+    let plan = case.plan.narrowed(&[]);
+    assert_eq!(rows(&plan, attend), [Rows::Outputs, Rows::Tokens, Rows::Tokens]);
+    let attended = case.plan.nodes().iter().rfind(|n| attend(&n.op)).unwrap().outputs[0];
+    let kept = case.plan.narrowed(&[attended]);
+    assert_eq!(rows(&kept, attend), [Rows::Tokens; 3], "a value that is kept has all its rows");
+    assert_eq!(kept.value(attended).rows, Rows::Tokens);
+    assert_eq!(plan.result_width(), case.plan.result_width());
 }
 
 #[test]
