@@ -1,8 +1,9 @@
 //! The rows that go into matrix products, in the forms the weights ask for.
 
 use super::{
-    quant::Form,
-    rows8::{Block32, Block256, quantize32, quantize256},
+    Weights,
+    quant::{self, Form},
+    rows8::{Block32, Block256, Wide, quantize32, quantize256},
     rows16::round16,
 };
 use crate::{
@@ -23,6 +24,8 @@ pub struct Scratch {
     fine: Vec<Block32>,
     superblocks: Vec<Block256>,
     paired: Vec<Block256>,
+    wide32: Vec<Wide<32>>,
+    wide256: Vec<Wide<256>>,
 }
 
 impl Scratch {
@@ -62,6 +65,8 @@ struct Forms {
     halves: bool,
     fine: bool,
     superblocks: bool,
+    wide32: bool,
+    wide256: bool,
 }
 
 thread_local! {
@@ -111,14 +116,21 @@ impl<'a> Input<'a> {
     ///
     /// # Panics
     /// When computed rows have forms already and want others: they are computed once.
-    pub(super) fn prepare(&mut self, pool: &Pool, isa: Isa, forms: impl Iterator<Item = Form>) {
+    pub(super) fn prepare<'w>(&mut self, pool: &Pool, isa: Isa, weights: impl Iterator<Item = &'w Weights>) {
         let mut make = Forms::default();
-        for form in forms {
-            match form {
+        for w in weights {
+            let wide = quant::in_16_bits(isa, w.dtype(), self.rows);
+            match w.form() {
                 Form::Float | Form::Decoded => make.floats |= !self.has.floats,
                 Form::Half => make.halves |= !self.has.halves,
-                Form::Fine => make.fine |= !self.has.fine,
-                Form::Super => make.superblocks |= !self.has.superblocks,
+                Form::Fine => {
+                    make.wide32 |= wide && !self.has.wide32;
+                    make.fine |= make.wide32 || !self.has.fine;
+                }
+                Form::Super => {
+                    make.wide256 |= wide && !self.has.wide256;
+                    make.superblocks |= make.wide256 || !self.has.superblocks;
+                }
             }
         }
         if make == Forms::default() {
@@ -133,6 +145,8 @@ impl<'a> Input<'a> {
         let superblocks = Rows::new(&mut self.scratch.superblocks, make.superblocks, rows, cols / 256, Block256::ZERO);
         let pair = make.superblocks && isa == Isa::Avx2;
         let paired = Rows::new(&mut self.scratch.paired, pair, rows, cols / 256, Block256::ZERO);
+        let wide32 = Rows::new(&mut self.scratch.wide32, make.wide32, rows, cols / 32, Wide::ZERO);
+        let wide256 = Rows::new(&mut self.scratch.wide256, make.wide256, rows, cols / 256, Wide::ZERO);
         let group = MIN_NUMBERS.div_ceil(cols.max(1));
         let (side, width) = &self.side;
         pool.run(rows.div_ceil(group), |i| {
@@ -142,10 +156,11 @@ impl<'a> Input<'a> {
                         round16(isa, x, to);
                     }
                     if let Some(to) = fine.row(t) {
-                        quantize32(isa, x, to);
+                        quantize32(isa, x, to, wide32.row(t).unwrap_or_default());
                     }
                     if let Some(to) = superblocks.row(t) {
-                        quantize256(isa, x, to, paired.row(t).unwrap_or_default());
+                        let (paired, wide) = (paired.row(t).unwrap_or_default(), wide256.row(t).unwrap_or_default());
+                        quantize256(isa, x, to, paired, wide);
                     }
                 };
                 #[expect(unsafe_code, reason = "tasks write disjoint rows")]
@@ -169,6 +184,8 @@ impl<'a> Input<'a> {
         self.has.halves |= make.halves;
         self.has.fine |= make.fine;
         self.has.superblocks |= make.superblocks;
+        self.has.wide32 |= make.wide32;
+        self.has.wide256 |= make.wide256;
     }
 
     /// Row `t`.
@@ -188,6 +205,18 @@ impl<'a> Input<'a> {
     pub(super) fn fine(&self, t: usize) -> &[Block32] {
         let blocks = self.cols / 32;
         &self.scratch.fine[t * blocks..][..blocks]
+    }
+
+    /// Row `t` in blocks of 32 integers of 16 bits.
+    pub(super) fn wide32(&self, t: usize) -> &[Wide<32>] {
+        let blocks = self.cols / 32;
+        &self.scratch.wide32[t * blocks..][..blocks]
+    }
+
+    /// Row `t` in blocks of 256 integers of 16 bits.
+    pub(super) fn wide256(&self, t: usize) -> &[Wide<256>] {
+        let blocks = self.cols / 256;
+        &self.scratch.wide256[t * blocks..][..blocks]
     }
 
     /// Row `t` in blocks of 256 integers, `paired` or not: see [`quantize256`].

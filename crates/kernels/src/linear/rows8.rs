@@ -47,6 +47,18 @@ pub(super) struct Block256 {
     pub(super) q: [i8; 256],
 }
 
+/// The scale and the integers of a block in 16 bits, for codes of eight where bytes cannot be multiplied in pairs.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Wide<const N: usize> {
+    pub(super) scale: f32,
+    pub(super) q: [i16; N],
+}
+
+impl<const N: usize> Wide<N> {
+    pub(super) const ZERO: Wide<N> = Wide { scale: 0.0, q: [0; N] };
+}
+
 impl Block32 {
     pub(super) const ZERO: Block32 = Block32 { scale: 0.0, lanes16: [0; 2], offset16: 0, offset128: 0, q: [0; 32] };
 }
@@ -66,29 +78,35 @@ impl Block256 {
     };
 }
 
-/// Writes `x` as blocks: 32 numbers each.
-pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32]) {
+/// Writes `x` as blocks: 32 numbers each. AVX2 and AVX-512 write them to `wide` as well, unless it is empty.
+pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32], wide: &mut [Wide<32>]) {
     match isa {
-        Isa::Scalar => blocks32(x, out, halves),
+        Isa::Scalar => blocks32(x, out, halves, |_, _| ()),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::avx2::blocks32(x, out),
+        Isa::Avx2 => x86::avx2::blocks32(x, out, wide),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::avx512::blocks32(x, out),
+        Isa::Avx512 => x86::avx512::blocks32(x, out, wide),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => blocks32(x, out, halves),
+        _ => blocks32(x, out, halves, |_, _| ()),
     }
 }
 
-/// Writes `x` as blocks: 256 numbers each. AVX2 and AVX-512 write them to `paired` as well, unless it is empty, with the integers as
-/// types with a scale for 16 columns take them: of each 32, two of the first 16 and two of the others by turns; the first
-/// eight of `lanes32` are then those of 32 integers.
-pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
+/// Writes `x` as blocks: 256 numbers each. AVX2 and AVX-512 write them to `wide` and `paired` as well, unless these are empty: to
+/// `paired` with the integers as types with a scale for 16 columns take them: of each 32, two of the first 16 and two of the
+/// others by turns; the first eight of `lanes32` are then those of 32 integers.
+pub(super) fn quantize256(
+    isa: Isa,
+    x: &[f32],
+    out: &mut [Block256],
+    paired: &mut [Block256],
+    wide: &mut [Wide<256>],
+) {
     match isa {
         Isa::Scalar => blocks256(x, out, halves, |_, _| ()),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::avx2::blocks256(x, out, paired),
+        Isa::Avx2 => x86::avx2::blocks256(x, out, paired, wide),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::avx512::blocks256(x, out, paired),
+        Isa::Avx512 => x86::avx512::blocks256(x, out, paired, wide),
         #[cfg(not(target_arch = "x86_64"))]
         _ => blocks256(x, out, halves, |_, _| ()),
     }
@@ -97,7 +115,7 @@ pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256], paired: &mu
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions chosen at run time")]
 mod x86 {
-    use super::{Block32, Block256, Half};
+    use super::{Block32, Block256, Half, Wide};
     use std::arch::x86_64::*;
 
     macro_rules! tier {
@@ -105,19 +123,29 @@ mod x86 {
             pub(super) mod $tier {
                 use super::*;
 
-                pub(in super::super) fn blocks32(x: &[f32], out: &mut [Block32]) {
+                pub(in super::super) fn blocks32(x: &[f32], out: &mut [Block32], wide: &mut [Wide<32>]) {
                     #[target_feature(enable = $features)]
-                    fn compiled(x: &[f32], out: &mut [Block32]) {
+                    fn compiled(x: &[f32], out: &mut [Block32], wide: &mut [Wide<32>]) {
                         // A closure has this function's instructions, a function's name not.
-                        super::super::blocks32(x, out, |q| halves(q));
+                        super::super::blocks32(
+                            x,
+                            out,
+                            |q| halves(q),
+                            |i, block| widen(block.scale, &block.q, wide.get_mut(i)),
+                        );
                     }
                     // SAFETY: called only where the machine has the tier.
-                    unsafe { compiled(x, out) }
+                    unsafe { compiled(x, out, wide) }
                 }
 
-                pub(in super::super) fn blocks256(x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
+                pub(in super::super) fn blocks256(
+                    x: &[f32],
+                    out: &mut [Block256],
+                    paired: &mut [Block256],
+                    wide: &mut [Wide<256>],
+                ) {
                     #[target_feature(enable = $features)]
-                    fn compiled(x: &[f32], out: &mut [Block256], paired: &mut [Block256]) {
+                    fn compiled(x: &[f32], out: &mut [Block256], paired: &mut [Block256], wide: &mut [Wide<256>]) {
                         super::super::blocks256(
                             x,
                             out,
@@ -126,17 +154,25 @@ mod x86 {
                                 if let Some(to) = paired.get_mut(i) {
                                     *to = interleaved(block);
                                 }
+                                widen(block.scale, &block.q, wide.get_mut(i));
                             },
                         );
                     }
                     // SAFETY: as above.
-                    unsafe { compiled(x, out, paired) }
+                    unsafe { compiled(x, out, paired, wide) }
                 }
             }
         };
     }
     tier!(avx2, "avx2,fma");
     tier!(avx512, "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl");
+
+    #[inline(always)]
+    fn widen<const N: usize>(scale: f32, q: &[i8; N], to: Option<&mut Wide<N>>) {
+        if let Some(to) = to {
+            *to = Wide { scale, q: q.map(i16::from) };
+        }
+    }
 
     /// See [`quantize256`](super::quantize256).
     #[inline(always)]
@@ -177,14 +213,20 @@ mod x86 {
 }
 
 #[inline(always)]
-fn blocks32(x: &[f32], out: &mut [Block32], halves: impl Fn(&[i8; 32]) -> [Half; 2]) {
-    for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
+fn blocks32(
+    x: &[f32],
+    out: &mut [Block32],
+    halves: impl Fn(&[i8; 32]) -> [Half; 2],
+    mut each: impl FnMut(usize, &Block32),
+) {
+    for (i, (x, out)) in x.as_chunks::<32>().0.iter().zip(out).enumerate() {
         out.scale = quantize(x, &mut out.q);
         let [a, b] = halves(&out.q).map(|half| half.lanes);
         let lanes = [a[0] + b[0], a[1] + b[1]];
         let sum = i32::from(lanes[0]) + i32::from(lanes[1]);
         out.lanes16 = lanes.map(|sum| -16 * sum);
         (out.offset16, out.offset128) = (-16 * sum, -128 * sum);
+        each(i, out);
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Done, Input, Routes, Sums, Weights, float,
     layout::ROWS,
     quant::{self, Form, Slab},
-    rows8::{Block32, Block256},
+    rows8::{Block32, Block256, Wide},
 };
 use crate::{
     act::Glu,
@@ -88,7 +88,7 @@ fn plain(pool: &Pool, isa: Isa, input: &mut Input, outs: &[Option<Out>]) {
         Job::new(out, rows, threads).tasks()
     });
     let total = total.sum();
-    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::forms));
+    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::weights));
     let input = &*input;
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {
@@ -136,7 +136,7 @@ fn routed(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Routes,
         (0..routes.experts()).map(|e| Job::new(out, routes.bucket(e).len(), threads).tasks()).sum::<usize>()
     };
     let total = outs.iter().flatten().map(jobs).sum();
-    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::forms));
+    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::weights));
     let input = &*input;
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {
@@ -229,13 +229,18 @@ enum Rows<'a> {
     Half([&'a [bf16]; MAX_ROWS]),
     Fine([&'a [Block32]; MAX_ROWS]),
     Super([&'a [Block256]; MAX_ROWS]),
+    Wide32([&'a [Wide<32>]; MAX_ROWS]),
+    Wide256([&'a [Wide<256>]; MAX_ROWS]),
 }
 
 impl<'a> Rows<'a> {
     fn of(isa: Isa, input: &'a Input, w: &Weights, from: &[usize]) -> Rows<'a> {
+        let wide = quant::in_16_bits(isa, w.dtype(), from.len());
         match w.form() {
             Form::Float | Form::Decoded => Rows::Float(gather(from, |t| input.row(t))),
             Form::Half => Rows::Half(gather(from, |t| input.half(t))),
+            Form::Fine if wide => Rows::Wide32(gather(from, |t| input.wide32(t))),
+            Form::Super if wide => Rows::Wide256(gather(from, |t| input.wide256(t))),
             Form::Fine => Rows::Fine(gather(from, |t| input.fine(t))),
             Form::Super => {
                 let paired = quant::in_pairs(isa, w.dtype(), from.len());
@@ -253,6 +258,8 @@ impl<'a> Rows<'a> {
             (Rows::Half(x), _) => float::halves(isa, [panel], &x[..n], [sums], done),
             (Rows::Fine(x), _) => quant::fine(isa, w.dtype(), slab, panel, &x[..n], sums, done),
             (Rows::Super(x), _) => quant::superblock(isa, w.dtype(), slab, panel, &x[..n], sums, done),
+            (Rows::Wide32(x), _) => quant::fine_wide(w.dtype(), slab, panel, &x[..n], sums, done),
+            (Rows::Wide256(x), _) => quant::superblock_wide(w.dtype(), slab, panel, &x[..n], sums, done),
         }
     }
 }
@@ -265,10 +272,9 @@ impl<'a> Out<'a> {
         Out { w, bias, up, y: Parts::new(g.y), stride: g.stride }
     }
 
-    /// Forms of the input that its weights ask for.
-    fn forms(&self) -> impl Iterator<Item = Form> + use<> {
-        let up = self.up.as_ref().map(|up| up.w.form());
-        [self.w.form()].into_iter().chain(up)
+    /// The weights that its input is multiplied with.
+    fn weights(&self) -> impl Iterator<Item = &'a Weights> + use<'a> {
+        [self.w].into_iter().chain(self.up.as_ref().map(|up| up.w))
     }
 
     /// One task: `rows` gives pairs of input row and output row.
@@ -480,6 +486,7 @@ fn products(isa: Isa, sides: [&Side; 2], x: &Rows, slabs: &mut [Slab; 2], sums: 
             Rows::Super(x) => quant::superblock_pair(isa, dtype, slabs, [first, second], &x[..n], [a, b], done),
             Rows::Half(x) => float::halves(isa, [first, second], &x[..n], [a, b], done),
             Rows::Float(x) => float::panels(isa, dtype, [first, second], &x[..n], [a, b], done),
+            Rows::Wide32(_) | Rows::Wide256(_) => debug_assert!(false, "these panels do not go in pairs"),
         });
     });
 }

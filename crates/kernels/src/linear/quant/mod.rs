@@ -25,7 +25,7 @@ mod x86;
 use super::{
     Done, ROWS, Sums,
     layout::CHUNK,
-    rows8::{Block32, Block256},
+    rows8::{Block32, Block256, Wide},
 };
 use crate::isa::Isa;
 use allod_tensor::DType;
@@ -264,6 +264,45 @@ pub(super) fn in_pairs(isa: Isa, dtype: DType, rows: usize) -> bool {
             _ => false,
         }
 }
+
+/// Whether input rows are wanted in 16 bits: codes of eight bits with AVX2, where more than a few rows share what was unpacked.
+pub(super) fn in_16_bits(isa: Isa, dtype: DType, rows: usize) -> bool {
+    isa == Isa::Avx2
+        && match dtype {
+            DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => rows > 2 * FEW_ROWS_AVX2,
+            DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S | DType::IQ3_XXS | DType::IQ3_S => true,
+            _ => false,
+        }
+}
+
+macro_rules! dispatch_wide {
+    ($(#[$doc:meta])* $run:ident, $columns:literal, $($room:ident::$name:ident)*) => {
+        $(#[$doc])*
+        pub(super) fn $run(
+            dtype: DType,
+            slab: &mut Slab,
+            panel: &[u8],
+            x: &[&[Wide<$columns>]],
+            sums: &mut [Sums],
+            done: &mut Done,
+        ) {
+            match dtype {
+                #[cfg(target_arch = "x86_64")]
+                $(DType::$name => x86::avx2::wide::<$room::$name, $columns>(slab, panel, x, sums, done),)*
+                _ => debug_assert!(false, "{dtype} has no codes of eight bits"),
+            }
+        }
+    };
+}
+dispatch_wide!(
+    /// [`fine`] with the input in 16 bits: see [`in_16_bits`].
+    fine_wide, 32, fine::Q8_0 fine::IQ4_NL
+);
+dispatch_wide!(
+    /// [`superblock`] with the input in 16 bits: see [`in_16_bits`].
+    superblock_wide, 256,
+    superblock::IQ4_XS codebook::IQ2_XXS codebook::IQ2_XS codebook::IQ2_S codebook::IQ3_XXS codebook::IQ3_S
+);
 
 macro_rules! dispatch_pair {
     ($run:ident, $single:ident, $type:ty, ($isa:expr, $slabs:expr, $panels:expr, $x:expr, $sums:expr, $done:expr)) => {

@@ -18,14 +18,15 @@ use crate::{
     isa::Isa,
     linear::{
         Sums,
-        rows8::{Block32, Block256},
+        layout::CHUNK,
+        rows8::{Block32, Block256, Wide},
     },
 };
 use std::arch::{asm, x86_64::*};
 
 /// The type's panel with any number of input rows.
 macro_rules! panel {
-    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $rows:ident, $tile:ident, $wide:ident) => {
+    ($name:ident, $inner:ident, $kind:ident, $block:ty, $columns:literal, $rows:ident, $tile:ident) => {
         pub(in super::super) fn $name<T: $kind>(
             slab: &mut Slab,
             panel: &[u8],
@@ -48,11 +49,6 @@ macro_rules! panel {
                     continue;
                 }
                 slab.unpack::<T, Two>(chunk);
-                if T::CHAIN == 1 {
-                    to_16_bits::<T>(slab, n);
-                    tiles!(x, sums, first / $columns, n / $columns, chunk, 4, [1 2 3 4], $wide::<T>(slab), done);
-                    continue;
-                }
                 if in_pairs(Isa::Avx2, T::DTYPE, x.len()) {
                     pair_stretches(slab);
                 }
@@ -61,8 +57,8 @@ macro_rules! panel {
         }
     };
 }
-panel!(fine, fine_panel, Fine, Block32, 32, fine_rows, fine_tile, fine_wide);
-panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, superblock_tile, superblock_wide);
+panel!(fine, fine_panel, Fine, Block32, 32, fine_rows, fine_tile);
+panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, superblock_tile);
 
 /// Input rows up to which codes are multiplied as they leave their registers: unpacking them once more for every two
 /// rows costs less than storing and loading them, the more so where they would be widened as well.
@@ -100,7 +96,7 @@ fn store(to: &mut [f32; 16], y: [__m256; 2]) {
 /// Products of one group's codes with four integers, widened with the rows' `scale`, for codes of eight bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn wide(codes: Halves, q: __m256i, scale: Halves, total: &mut Halves) {
+fn signed(codes: Halves, q: __m256i, scale: Halves, total: &mut Halves) {
     for h in 0..2 {
         let w = _mm256_xor_si256(codes[h], _mm256_set1_epi8(-128));
         let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
@@ -126,6 +122,22 @@ fn in_order(acc: &mut Halves) {
     // SAFETY: no instruction.
     unsafe { asm!("/* {} {} */", inout(ymm_reg) low, inout(ymm_reg) high, options(nomem, nostack, preserves_flags)) };
     *acc = [low, high];
+}
+
+/// Keeps four registers from what else the compiler would do first: four products, then the four additions.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn together(rows: &mut [Halves; 2]) {
+    let [[mut a, mut b], [mut c, mut d]] = *rows;
+    // SAFETY: no instruction.
+    unsafe {
+        asm!(
+            "/* {} {} {} {} */",
+            inout(ymm_reg) a, inout(ymm_reg) b, inout(ymm_reg) c, inout(ymm_reg) d,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    *rows = [[a, b], [c, d]];
 }
 
 /// A chain's sums, widened with the rows' `scale`.
@@ -232,7 +244,7 @@ fn fine_rows<T: Fine, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [&[Block
                     for t in 0..N {
                         let q = _mm256_set1_epi32(word(&x[t].get_unchecked(b).q, at));
                         if T::CHAIN == 1 {
-                            wide(codes[part].0, q, ones, &mut total[t]);
+                            signed(codes[part].0, q, ones, &mut total[t]);
                         } else {
                             narrow(codes[part].0, q, &mut acc[part][t]);
                         }
@@ -301,75 +313,84 @@ fn to_16_bits<T: Type>(slab: &mut Slab, columns: usize) {
     }
 }
 
-/// Integers of eight bits in 16.
+/// A panel of codes of eight bits with any number of input rows in 16 bits. `B` is the columns of a block.
+pub(in super::super) fn wide<T: Type, const B: usize>(
+    slab: &mut Slab,
+    panel: &[u8],
+    x: &[&[Wide<B>]],
+    sums: &mut [Sums],
+    done: &mut Done,
+) {
+    // SAFETY: this tier is chosen only where the machine has its instructions.
+    unsafe { wide_panel::<T, B>(slab, panel, x, sums, done) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn wide_panel<T: Type, const B: usize>(
+    slab: &mut Slab,
+    panel: &[u8],
+    x: &[&[Wide<B>]],
+    sums: &mut [Sums],
+    done: &mut Done,
+) {
+    for (first, n, chunk) in chunks::<T>(panel) {
+        slab.unpack::<T, Two>(chunk);
+        to_16_bits::<T>(slab, n);
+        tiles!(x, sums, first / B, n / B, chunk, 4, [1 2 3 4], wide_tile::<B>(slab), done);
+    }
+}
+
+/// `N` input rows with a chunk in the slab, in 16 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn input_16_bits<const LEN: usize>(q: &[i8; LEN], out: &mut [i16; LEN]) {
-    for (q, out) in q.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<16>().0) {
-        // SAFETY: 16 integers each.
-        unsafe {
-            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(q.as_ptr().cast()));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), wide);
+fn wide_tile<const B: usize, const N: usize>(slab: &Slab, x: [&[Wide<B>]; N], sums: &mut [Sums]) {
+    let blocks = x[0].len();
+    assert!(blocks * B <= CHUNK && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
+    for b in 0..blocks {
+        let mut q = [&x[0][b].q; N];
+        for t in 0..N {
+            q[t] = &x[t][b].q;
+        }
+        let mut total = [[_mm256_setzero_si256(); 2]; N];
+        wide_pairs(&slab.wide[b * B / 2..][..B / 2], q, &mut total);
+        let d = floats(&slab.d[b]);
+        for t in 0..N {
+            let (s, mut y) = (_mm256_set1_ps(x[t][b].scale), floats(&sums[t]));
+            for h in 0..2 {
+                y[h] = _mm256_fmadd_ps(s, _mm256_mul_ps(d[h], _mm256_cvtepi32_ps(total[t][h])), y[h]);
+            }
+            store(&mut sums[t], y);
         }
     }
 }
 
-/// Adds the products of pairs of columns, from pair `first` of the slab on, with the input's integers.
+/// Adds the products of pairs of columns with the input's integers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn wide_pairs<const N: usize, const LEN: usize>(
-    slab: &Slab,
-    first: usize,
-    q: &[[i16; LEN]; N],
-    total: &mut [Halves; N],
-) {
-    assert!(first + LEN / 2 <= slab.wide.len());
-    for pair in 0..LEN / 2 {
-        // SAFETY: inside, as asserted; `q` has two integers for each pair.
-        unsafe {
-            let w = load(slab.wide.get_unchecked(first + pair));
-            for t in 0..N {
-                let q = _mm256_set1_epi32(word(&q[t], pair * 4));
+fn wide_pairs<const N: usize, const B: usize>(weights: &[Lanes], q: [&[i16; B]; N], total: &mut [Halves; N]) {
+    for (pair, w) in weights.iter().enumerate().take(B / 2) {
+        let w = load(w);
+        let mut t = 0;
+        while t < N {
+            let n = (N - t).min(2);
+            let mut products = [[_mm256_setzero_si256(); 2]; 2];
+            for i in 0..n {
+                // SAFETY: there are two integers for each pair.
+                let q = _mm256_set1_epi32(unsafe { word(q[t + i], pair * 4) });
+                products[i] = [_mm256_madd_epi16(w[0], q), _mm256_madd_epi16(w[1], q)];
+            }
+            together(&mut products);
+            let mut sums = [total[t], total[t + n - 1]];
+            for i in 0..n {
                 for h in 0..2 {
-                    total[t][h] = _mm256_add_epi32(total[t][h], _mm256_madd_epi16(w[h], q));
+                    sums[i][h] = _mm256_add_epi32(sums[i][h], products[i][h]);
                 }
             }
+            together(&mut sums);
+            (total[t], total[t + n - 1]) = (sums[0], sums[n - 1]);
+            t += n;
         }
     }
-}
-
-/// [`fine_tile`] in 16 bits.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn fine_wide<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mut [Sums]) {
-    let blocks = x[0].len();
-    assert!(blocks <= 8 && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
-    let mut q = [[0; 32]; N];
-    for b in 0..blocks {
-        let mut total = [[_mm256_setzero_si256(); 2]; N];
-        for (x, q) in x.iter().zip(&mut q) {
-            input_16_bits(&x[b].q, q);
-        }
-        wide_pairs(slab, b * 16, &q, &mut total);
-        for t in 0..N {
-            fine_add::<T>(slab, b, &x[t][b], total[t], &mut sums[t]);
-        }
-    }
-}
-
-/// [`superblock_tile`] in 16 bits.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn superblock_wide<T: Super, const N: usize>(slab: &Slab, x: [&[Block256]; N], sums: &mut [Sums]) {
-    let mut blocks = [&x[0][0]; N];
-    let mut q = [[0; 256]; N];
-    for t in 0..N {
-        blocks[t] = &x[t][0];
-        input_16_bits(&blocks[t].q, &mut q[t]);
-    }
-    let mut total = [[_mm256_setzero_si256(); 2]; N];
-    wide_pairs(slab, 0, &q, &mut total);
-    superblock_add::<T, N>(slab, blocks, total, sums);
 }
 
 /// A super-block's integer sums to numbers, added to the sums.
@@ -428,7 +449,7 @@ fn superblock_rows<T: Super, const N: usize>((slab, chunk): (&Slab, &[u8]), x: [
                     for t in 0..N {
                         let q = _mm256_set1_epi32(word(&blocks[t].q, at));
                         if T::CHAIN == 1 {
-                            wide(codes[part].0, q, scale, &mut total[t]);
+                            signed(codes[part].0, q, scale, &mut total[t]);
                             continue;
                         }
                         if g % T::CHAIN == 0 {
