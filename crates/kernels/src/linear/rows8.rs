@@ -94,13 +94,7 @@ pub(super) fn quantize32(isa: Isa, x: &[f32], out: &mut [Block32], wide: &mut [W
 /// Writes `x` as blocks: 256 numbers each. AVX2 and AVX-512 write them to `wide` and `paired` as well, unless these are empty: to
 /// `paired` with the integers as types with a scale for 16 columns take them: of each 32, two of the first 16 and two of the
 /// others by turns; the first eight of `lanes32` are then those of 32 integers.
-pub(super) fn quantize256(
-    isa: Isa,
-    x: &[f32],
-    out: &mut [Block256],
-    paired: &mut [Block256],
-    wide: &mut [Wide<256>],
-) {
+pub(super) fn quantize256(isa: Isa, x: &[f32], out: &mut [Block256], paired: &mut [Block256], wide: &mut [Wide<256>]) {
     match isa {
         Isa::Scalar => blocks256(x, out, halves, |_, _| ()),
         #[cfg(target_arch = "x86_64")]

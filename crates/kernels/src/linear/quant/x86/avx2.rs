@@ -124,7 +124,7 @@ fn in_order(acc: &mut Halves) {
     *acc = [low, high];
 }
 
-/// Keeps four registers from what else the compiler would do first: four products, then the four additions.
+/// [`in_order`] for two rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn together(rows: &mut [Halves; 2]) {
@@ -138,6 +138,38 @@ fn together(rows: &mut [Halves; 2]) {
         );
     }
     *rows = [[a, b], [c, d]];
+}
+
+/// Adds to the sums of each of `$n` rows its products, of two rows at a time first the four products, then the four additions: where they
+/// take turns, additions also go to the ports that multiply.
+macro_rules! two_rows {
+    ($sums:ident, $n:expr, $add:ident, |$t:ident| $products:expr) => {
+        let mut first = 0;
+        while first < $n {
+            let n = ($n - first).min(2);
+            let mut products = [[_mm256_setzero_si256(); 2]; 2];
+            for i in 0..n {
+                let $t = first + i;
+                products[i] = $products;
+            }
+            if n == 2 {
+                together(&mut products);
+            }
+            let mut sums = [$sums[first], $sums[first + n - 1]];
+            for i in 0..n {
+                for h in 0..2 {
+                    sums[i][h] = $add(sums[i][h], products[i][h]);
+                }
+            }
+            if n == 2 {
+                together(&mut sums)
+            } else {
+                in_order(&mut sums[0])
+            }
+            ($sums[first], $sums[first + n - 1]) = (sums[0], sums[n - 1]);
+            first += n;
+        }
+    };
 }
 
 /// A chain's sums, widened with the rows' `scale`.
@@ -156,7 +188,7 @@ fn widen(acc: Halves, scale: Halves, total: &mut Halves) {
 /// The groups must be in the slab, and each `q` must have their columns, counted from its beginning.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn products<const N: usize, const CHAIN: usize>(
+unsafe fn products<T: Type, const N: usize, const CHAIN: usize>(
     slab: &Slab,
     first: usize,
     q: [&[i8]; N],
@@ -173,6 +205,13 @@ unsafe fn products<const N: usize, const CHAIN: usize>(
             // SAFETY: inside by contract.
             unsafe {
                 let codes = load(slab.codes.get_unchecked(first + g));
+                if T::STRETCH == 32 {
+                    two_rows!(acc, N, _mm256_add_epi16, |t| {
+                        let q = _mm256_set1_epi32(word(q[t], g * 4));
+                        [_mm256_maddubs_epi16(codes[0], q), _mm256_maddubs_epi16(codes[1], q)]
+                    });
+                    continue;
+                }
                 for t in 0..N {
                     narrow(codes, _mm256_set1_epi32(word(q[t], g * 4)), &mut acc[t]);
                     in_order(&mut acc[t]);
@@ -284,9 +323,9 @@ fn fine_tile<T: Fine, const N: usize>(slab: &Slab, x: [&[Block32]; N], sums: &mu
                 (q[t], start[t]) = (&x.q, fine_start::<T>(x));
             }
             if T::CHAIN == 8 {
-                products::<N, 8>(slab, b * 8, q, start, ones, &mut total);
+                products::<T, N, 8>(slab, b * 8, q, start, ones, &mut total);
             } else {
-                products::<N, 4>(slab, b * 8, q, start, ones, &mut total);
+                products::<T, N, 4>(slab, b * 8, q, start, ones, &mut total);
             }
             for t in 0..N {
                 fine_add::<T>(slab, b, x[t].get_unchecked(b), total[t], &mut sums[t]);
@@ -370,26 +409,11 @@ fn wide_tile<const B: usize, const N: usize>(slab: &Slab, x: [&[Wide<B>]; N], su
 fn wide_pairs<const N: usize, const B: usize>(weights: &[Lanes], q: [&[i16; B]; N], total: &mut [Halves; N]) {
     for (pair, w) in weights.iter().enumerate().take(B / 2) {
         let w = load(w);
-        let mut t = 0;
-        while t < N {
-            let n = (N - t).min(2);
-            let mut products = [[_mm256_setzero_si256(); 2]; 2];
-            for i in 0..n {
-                // SAFETY: there are two integers for each pair.
-                let q = _mm256_set1_epi32(unsafe { word(q[t + i], pair * 4) });
-                products[i] = [_mm256_madd_epi16(w[0], q), _mm256_madd_epi16(w[1], q)];
-            }
-            together(&mut products);
-            let mut sums = [total[t], total[t + n - 1]];
-            for i in 0..n {
-                for h in 0..2 {
-                    sums[i][h] = _mm256_add_epi32(sums[i][h], products[i][h]);
-                }
-            }
-            together(&mut sums);
-            (total[t], total[t + n - 1]) = (sums[0], sums[n - 1]);
-            t += n;
-        }
+        two_rows!(total, N, _mm256_add_epi32, |t| {
+            // SAFETY: there are two integers for each pair.
+            let q = _mm256_set1_epi32(unsafe { word(q[t], pair * 4) });
+            [_mm256_madd_epi16(w[0], q), _mm256_madd_epi16(w[1], q)]
+        });
     }
 }
 
@@ -505,7 +529,7 @@ fn superblock_products<T: Super, const N: usize, const CHAIN: usize>(
                     start[t] = superblock_start::<T>(x[t], s);
                 }
             }
-            products::<N, CHAIN>(slab, s * 8, q, start, load(&slab.scales[s]), total);
+            products::<T, N, CHAIN>(slab, s * 8, q, start, load(&slab.scales[s]), total);
         }
     }
     if T::OFFSET == 32 && !whole {
