@@ -112,14 +112,20 @@ impl<'a> Input<'a> {
         Input { source: Source::Computed(row), rows, cols, scratch, has: Forms::default(), side }
     }
 
-    /// Makes the forms that are not there.
+    /// Makes the forms that are not there and that products with `weights` want, `most` rows at a time.
     ///
     /// # Panics
     /// When computed rows have forms already and want others: they are computed once.
-    pub(super) fn prepare<'w>(&mut self, pool: &Pool, isa: Isa, weights: impl Iterator<Item = &'w Weights>) {
+    pub(super) fn prepare<'w>(
+        &mut self,
+        pool: &Pool,
+        isa: Isa,
+        most: usize,
+        weights: impl Iterator<Item = &'w Weights>,
+    ) {
         let mut make = Forms::default();
         for w in weights {
-            let wide = quant::in_16_bits(isa, w.dtype(), self.rows);
+            let wide = quant::in_16_bits(isa, w.dtype(), most);
             match w.form() {
                 Form::Float | Form::Decoded => make.floats |= !self.has.floats,
                 Form::Half => make.halves |= !self.has.halves,

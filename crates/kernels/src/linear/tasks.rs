@@ -88,7 +88,7 @@ fn plain(pool: &Pool, isa: Isa, input: &mut Input, outs: &[Option<Out>]) {
         Job::new(out, rows, threads).tasks()
     });
     let total = total.sum();
-    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::weights));
+    input.prepare(pool, isa, rows, outs.iter().flatten().flat_map(Out::weights));
     let input = &*input;
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {
@@ -136,7 +136,7 @@ fn routed(pool: &Pool, isa: Isa, input: &mut Input, from: From, routes: &Routes,
         (0..routes.experts()).map(|e| Job::new(out, routes.bucket(e).len(), threads).tasks()).sum::<usize>()
     };
     let total = outs.iter().flatten().map(jobs).sum();
-    input.prepare(pool, isa, outs.iter().flatten().flat_map(Out::weights));
+    input.prepare(pool, isa, routes.slots(), outs.iter().flatten().flat_map(Out::weights));
     let input = &*input;
     pool.run(total, |mut i| {
         for out in outs.iter().flatten() {

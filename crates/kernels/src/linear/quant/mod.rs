@@ -238,8 +238,10 @@ pub(super) fn fine(
 /// Input rows up to which codes are multiplied as they leave their registers, by AVX-512: unpacking them once more for
 /// every few rows costs less than storing and loading them.
 const FEW_ROWS: usize = 32;
-/// The same by AVX2; twice as many for codes of eight bits, which are widened as well.
+/// The same by AVX2.
 const FEW_ROWS_AVX2: usize = 6;
+/// The same of codes of eight bits, which are widened as well.
+const FEW_ROWS_8_BITS_AVX2: usize = 12;
 
 /// Whether two panels go faster together than one after the other: where the input's broadcasts are what bounds a product,
 /// and where few input rows leave a chain of sums waiting for itself.
@@ -269,7 +271,7 @@ pub(super) fn in_pairs(isa: Isa, dtype: DType, rows: usize) -> bool {
 pub(super) fn in_16_bits(isa: Isa, dtype: DType, rows: usize) -> bool {
     isa == Isa::Avx2
         && match dtype {
-            DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => rows > 2 * FEW_ROWS_AVX2,
+            DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => rows > FEW_ROWS_8_BITS_AVX2,
             DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S | DType::IQ3_XXS | DType::IQ3_S => true,
             _ => false,
         }

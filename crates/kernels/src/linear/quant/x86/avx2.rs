@@ -5,11 +5,13 @@
 //! two stretches are one chain: one adds up in the lower and one in the upper 16 bits of a row.
 //!
 //! Codes of eight bits have no chain: even one pair may pass 16 bits. Where several input rows share a slab, these codes
-//! are widened to 16 bits once, scales included, and multiplied as such: two multiplications for 32 products, where
-//! bytes would take a sign, a product and a widening one.
+//! are widened to 16 bits once, scales included, the rows are once for all panels ([`Wide`]), and both are multiplied as such:
+//! two multiplications for 32 products, where bytes would take a sign, a product and a widening one.
 
 use super::{
-    super::{Done, FEW_ROWS_AVX2, Fine, Lanes, Slab, Super, Type, chunks, in_pairs, vector::Vector},
+    super::{
+        Done, FEW_ROWS_8_BITS_AVX2, FEW_ROWS_AVX2, Fine, Lanes, Slab, Super, Type, chunks, in_pairs, vector::Vector,
+    },
     prefetch, tiles,
     vectors::Two,
     word,
@@ -48,6 +50,7 @@ macro_rules! panel {
                     tiles!(x, sums, first / $columns, n / $columns, &[], 2, [1 2], $rows::<T>(both), done);
                     continue;
                 }
+                debug_assert!(T::CHAIN > 1, "more rows of codes of eight bits come in 16");
                 slab.unpack::<T, Two>(chunk);
                 if in_pairs(Isa::Avx2, T::DTYPE, x.len()) {
                     pair_stretches(slab);
@@ -63,7 +66,7 @@ panel!(superblock, superblock_panel, Super, Block256, 256, superblock_rows, supe
 /// Input rows up to which codes are multiplied as they leave their registers: unpacking them once more for every two
 /// rows costs less than storing and loading them, the more so where they would be widened as well.
 const fn few_rows<T: Type>() -> usize {
-    if T::CHAIN == 1 { 2 * FEW_ROWS_AVX2 } else { FEW_ROWS_AVX2 }
+    if T::CHAIN == 1 { FEW_ROWS_8_BITS_AVX2 } else { FEW_ROWS_AVX2 }
 }
 
 /// The lower and the upper 8 rows.
@@ -385,13 +388,13 @@ fn wide_panel<T: Type, const B: usize>(
 fn wide_tile<const B: usize, const N: usize>(slab: &Slab, x: [&[Wide<B>]; N], sums: &mut [Sums]) {
     let blocks = x[0].len();
     assert!(blocks * B <= CHUNK && x.iter().all(|x| x.len() == blocks) && sums.len() == N);
-    for b in 0..blocks {
+    for (b, weights) in slab.wide.chunks_exact(B / 2).enumerate().take(blocks) {
         let mut q = [&x[0][b].q; N];
         for t in 0..N {
             q[t] = &x[t][b].q;
         }
         let mut total = [[_mm256_setzero_si256(); 2]; N];
-        wide_pairs(&slab.wide[b * B / 2..][..B / 2], q, &mut total);
+        wide_pairs(weights, q, &mut total);
         let d = floats(&slab.d[b]);
         for t in 0..N {
             let (s, mut y) = (_mm256_set1_ps(x[t][b].scale), floats(&sums[t]));
