@@ -55,7 +55,7 @@ pub struct Options {
     /// Pages in the pool. By default as many as one sequence of `context` positions needs.
     pub pages: Option<usize>,
     /// Type of cached keys and values. By default F32 where every matrix is F32, so that nothing is rounded that was
-    /// not, else F16.
+    /// not, else I16.
     pub cache_type: Option<KvType>,
     /// What BF16 weights are multiplied with.
     pub activations: Activations,
