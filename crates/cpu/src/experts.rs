@@ -39,7 +39,7 @@ impl Cpu {
     /// `outs` are the sum and the working space for gate, up and down rows, one for each choice of each token.
     pub(crate) fn experts(&mut self, e: &Experts, ins: [Value; 3], outs: &[Value]) -> Result<(), StepError> {
         let [x, ids, weights] = ins;
-        let (tokens, width, top) = (self.last.of(self.program.plan.value(x).rows), self.width(x), self.width(ids));
+        let (tokens, width, top) = (self.rows(x), self.width(x), self.width(ids));
         let ranges = self.ranges([x, ids, weights, outs[0], outs[1], outs[3]]);
         let [x, ids, weights, y, gate, down] = views(&mut self.arena, ranges)?;
         let (ids, weights): (&[u32], &[f32]) = (bytemuck::cast_slice(ids), weights);

@@ -35,7 +35,7 @@ impl Cpu {
 
     fn residual_norm(&mut self, add: &Node, norm: &Node) -> Result<(), StepError> {
         let Op::Norm(n) = &norm.op else { return Ok(()) };
-        let (rows, width) = (self.last.of(self.program.plan.value(add.outputs[0]).rows), self.width(add.outputs[0]));
+        let (rows, width) = (self.rows(add.outputs[0]), self.width(add.outputs[0]));
         let ranges = self.ranges([add.inputs[0], add.inputs[1], add.outputs[0], norm.outputs[0]]);
         let [a, b, sum, y] = views(&mut self.arena, ranges)?;
         let (a, b, isa, weights) = (&*a, &*b, self.isa, &self.weights);
@@ -58,7 +58,7 @@ impl Cpu {
     ) -> Result<(), StepError> {
         let Op::Linear { parts } = &linear.op else { return Ok(()) };
         let x = add.or(norm).unwrap_or(linear).inputs[0];
-        let (rows, cols) = (self.last.of(self.program.plan.value(x).rows), self.width(x));
+        let (rows, cols) = (self.rows(x), self.width(x));
         let outs = glu.map_or(&linear.outputs, |g| &g.outputs);
         let range = |v: Option<Value>| v.map_or(0..0, |v| self.range(v, self.last));
         let ranges: [Range<usize>; 7] = std::array::from_fn(|i| match i {

@@ -190,7 +190,7 @@ impl Cpu {
         })
     }
 
-    /// The plan it runs.
+    /// The plan that it was made for.
     pub fn plan(&self) -> &Plan {
         &self.whole.plan
     }

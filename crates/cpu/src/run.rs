@@ -32,7 +32,7 @@ impl Cpu {
 
     /// Whether a step has rows for it. An attention also writes keys and values where no query is wanted.
     pub(crate) fn has_rows(&self, n: &Node) -> bool {
-        matches!(n.op, Op::Attend(_)) || self.last.of(self.program.plan.value(n.outputs[0]).rows) > 0
+        matches!(n.op, Op::Attend(_)) || self.rows(n.outputs[0]) > 0
     }
 
     pub(crate) fn node(&mut self, n: &Node, step: &Step<'_>) -> Result<(), StepError> {
@@ -74,6 +74,11 @@ impl Cpu {
             (op, Some(x)) => self.unary(op, x, out, step),
             (op, None) => Err(StepError::Inconsistent(format!("{op:?} has no input"))),
         }
+    }
+
+    /// Rows of a value in the step that runs.
+    pub(crate) fn rows(&self, v: Value) -> usize {
+        self.last.of(self.program.plan.value(v).rows)
     }
 
     pub(crate) fn width(&self, v: Value) -> usize {
@@ -123,7 +128,7 @@ impl Cpu {
 
     /// Every head is an expert that its own part of each row goes to.
     fn head_linear(&mut self, weight: Param, x: Value, out: Value) -> Result<(), StepError> {
-        let (rows, cols) = (self.last.of(self.program.plan.value(x).rows), self.width(x));
+        let (rows, cols) = (self.rows(x), self.width(x));
         let ranges = self.ranges([x, out]);
         let [x, y] = views(&mut self.arena, ranges)?;
         let Some(w) = matrix(&self.weights, weight) else { return Ok(()) };
@@ -174,7 +179,7 @@ impl Cpu {
         out: Value,
         f: impl Fn(Isa, &mut [f32], &[f32], usize) + Sync,
     ) -> Result<(), StepError> {
-        let (rows, wa, wb) = (self.last.of(self.program.plan.value(a).rows), self.width(a), self.width(b));
+        let (rows, wa, wb) = (self.rows(a), self.width(a), self.width(b));
         let isa = self.isa;
         let run = |pool: &Pool, x: Option<&[f32]>, z: &[f32], y: &mut [f32]| {
             for_rows(pool, rows, wa, y, |r, y| {
@@ -206,8 +211,7 @@ impl Cpu {
         weight: Param,
         order: GateOrder,
     ) -> Result<(), StepError> {
-        let (rows, width, ranges) =
-            (self.last.of(self.program.plan.value(x).rows), self.width(x), self.ranges([x, z, out]));
+        let (rows, width, ranges) = (self.rows(x), self.width(x), self.ranges([x, z, out]));
         let [x, z, y] = views(&mut self.arena, ranges)?;
         let (x, z, isa, w) = (&*x, &*z, self.isa, self.weights[weight.index()].vector());
         for_rows(&self.pool, rows, width, y, |r, y| {

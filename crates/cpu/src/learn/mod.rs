@@ -181,7 +181,7 @@ impl Learner {
     }
 
     fn rows(&self, v: Value) -> usize {
-        self.cpu.last.of(self.cpu.program.plan.value(v).rows)
+        self.cpu.rows(v)
     }
 
     fn width(&self, v: Value) -> usize {
