@@ -201,7 +201,7 @@ impl Learner {
     }
 
     fn attention<'a>(&'a self, a: &'a Attend) -> gradient::Attention<'a> {
-        let info = self.cpu.program.plan.caches()[a.cache.index()];
+        let info = self.cpu.plan().caches()[a.cache.index()];
         let params = attend_params(a, &info, a.sinks.map(|p| self.vector(p)));
         let (kv_heads, key_dim, value_dim) = (info.kv_heads, info.key_dim, info.value_dim);
         gradient::Attention { params, kv_heads, key_dim, value_dim }

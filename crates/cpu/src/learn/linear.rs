@@ -35,15 +35,14 @@ pub(super) fn apart<'a>(arena: &'a mut [f32], range: &Range<usize>) -> (&'a mut 
 impl Learner {
     /// A weight as a matrix: number `expert` of a stack.
     pub(super) fn matrix(&self, p: Param, expert: usize) -> Result<Matrix<'_>, StepError> {
-        let shape = &self.cpu.program.plan.param(p).shape;
+        let shape = &self.cpu.plan().param(p).shape;
         let experts = if shape.len() == 3 { shape[0] } else { 1 };
         if self.links[p.index()].whole.is_some() {
             let (data, cols) = (self.cpu.weights[p.index()].vector(), shape.last().copied().unwrap_or(1));
             let len = data.len() / experts;
             return Ok(Matrix::Numbers { data: &data[expert * len..(expert + 1) * len], cols });
         }
-        let missing =
-            || StepError::Inconsistent(format!("{} is not held as a matrix", self.cpu.program.plan.param(p).name));
+        let missing = || StepError::Inconsistent(format!("{} is not held as a matrix", self.cpu.plan().param(p).name));
         self.held[p.index()].matrix(expert, experts).ok_or_else(missing)
     }
 
@@ -291,7 +290,7 @@ impl Learner {
     }
 
     pub(super) fn head_linear(&mut self, weight: Param, x: Value, out: Value) -> Result<(), StepError> {
-        let heads = self.cpu.program.plan.param(weight).shape[0];
+        let heads = self.cpu.plan().param(weight).shape[0];
         let (rows, win, wout) = (self.rows(x), self.width(x), self.width(out));
         let (x, out) = (self.range(x), self.range(out));
         self.at_desk(|l, arena, desk| {
@@ -312,7 +311,7 @@ impl Learner {
         use allod_kernels::gradient::{ByColumns, Start, Term, product};
         let n = &a.of.node;
         let Some(dy) = a.d_outputs[0] else { return Ok(()) };
-        let heads = self.cpu.program.plan.param(weight).shape[0];
+        let heads = self.cpu.plan().param(weight).shape[0];
         let (rows, win, wout) = (self.rows(dy), self.width(n.inputs[0]), self.width(dy));
         let (x, dy) = (self.range(n.inputs[0]), self.range(dy));
         let (k, m) = (win / heads, wout / heads);

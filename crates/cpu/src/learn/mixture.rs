@@ -59,7 +59,7 @@ fn part(g: &mut [Option<Vec<f32>>; 5], expert: usize, experts: usize) -> Gradien
 
 impl Learner {
     fn experts_of(&self, e: &Experts) -> usize {
-        self.cpu.program.plan.param(e.up.weight).shape[0]
+        self.cpu.plan().param(e.up.weight).shape[0]
     }
 
     /// Products of one expert's rows with one of its matrices; what its adapter's first half gives is kept.
@@ -213,7 +213,7 @@ impl Learner {
     ) -> Result<(), StepError> {
         let mut grads = self.take_gradients(p);
         let kept = kept.map(|v| self.range(v));
-        let experts = self.cpu.program.plan.param(p.weight).shape[0];
+        let experts = self.cpu.plan().param(p.weight).shape[0];
         self.at_desk(|l, arena, desk| {
             let p = l.projection(p, expert)?;
             let xs = match (&p.low, kept) {

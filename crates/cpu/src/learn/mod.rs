@@ -185,7 +185,7 @@ impl Learner {
     }
 
     fn width(&self, v: Value) -> usize {
-        self.cpu.program.plan.value(v).width
+        self.cpu.width(v)
     }
 
     /// Runs `f` with tensors trained whole where the operations look for them.

@@ -289,8 +289,8 @@ macro_rules! dispatch_wide {
             done: &mut Done,
         ) {
             match dtype {
-                #[cfg(target_arch = "x86_64")]
-                $(DType::$name => x86::avx2::wide::<$room::$name, $columns>(slab, panel, x, sums, done),)*
+                $(#[cfg(target_arch = "x86_64")]
+                DType::$name => x86::avx2::wide::<$room::$name, $columns>(slab, panel, x, sums, done),)*
                 _ => debug_assert!(false, "{dtype} has no codes of eight bits"),
             }
         }
